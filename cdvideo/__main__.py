@@ -1,0 +1,3 @@
+from cdvideo.cli import main
+
+main(prog_name="cdvideo")

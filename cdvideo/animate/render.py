@@ -1,0 +1,189 @@
+"""Rendering clips and stills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from cdvideo.base import Base, Injection, versions
+from cdvideo.concept import Concept
+from cdvideo.errors import UserError
+from cdvideo.motion import MotionModule, attach
+from cdvideo.sampling import denoise, make_scheduler, seeded_noise
+from cdvideo.video import Clip
+
+DEFAULT_NEGATIVE = "bad quality, worse quality"
+MAX_FRAMES = 32
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass
+class Studio:
+    """A base with concepts in it and, for clips, a motion module attached: set up once, rendered with many times.
+
+    Concepts go in before the motion module is attached. `close` (or the end of a `with` block) takes both out of the base again.
+    """
+
+    base: Base
+    concepts: list[Concept] = field(default_factory=list)
+    motion: MotionModule | None = None
+    motion_norm: str = "frame"
+    _injections: list[Injection] = field(default_factory=list, init=False)
+    _motion_unet: Any = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if len(self.concepts) > 1:
+            raise UserError(
+                "two concept files cannot share one picture yet",
+                cause="each brings its own cross-attention matrices",
+                remedy="use one concept, or one concept a shot in a storyboard",
+            )
+        self._injections = [self.base.inject(concept) for concept in self.concepts]
+        try:
+            if self.motion is not None:
+                self._motion_unet = attach(self.base.unet, self.motion, motion_norm=self.motion_norm)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._motion_unet = None
+        while self._injections:
+            self._injections.pop().eject()
+
+    def __enter__(self) -> Studio:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def clip(
+        self,
+        prompt: str,
+        *,
+        num_frames: int = 16,
+        fps: float = 8,
+        size: tuple[int, int] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative: str = DEFAULT_NEGATIVE,
+        seed: int = 0,
+        schedule: str = "animatediff",
+        on_step: OnStep | None = None,
+    ) -> Clip:
+        """A clip of `num_frames` frames, its record naming every setting. `size` is (width, height) in pixels, the base's own by default."""
+        if self._motion_unet is None:
+            raise ValueError("this studio has no motion module; give it one, or ask for a still")
+        limit = self.motion_frame_limit
+        if not 1 <= num_frames <= limit:
+            raise UserError(f"cannot render {num_frames} frames", remedy=f"choose --frames from 1 to {limit}; 16 is what the module was trained on")
+        if fps <= 0 or fps > 120:
+            raise UserError(f"cannot play {fps:g} frames a second", remedy="choose --fps from 1 to 120; 8 is usual")
+        settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule)
+        width, height = settings["size"]
+        shape = (1, self.base.unet.config.in_channels, num_frames, height // self.base.latent_factor, width // self.base.latent_factor)
+        latents = self._denoise(self._motion_unet, seeded_noise(seed, shape), settings, on_step)
+        frames = self.base.decode(rearrange(latents, "1 c f h w -> f c h w")).numpy()
+        motion = {"motion": self.motion.source if self.motion else None, "motion_norm": self.motion_norm}
+        record = {"kind": "clip", **settings, "frames": num_frames, "fps": fps, **motion, **self._origin()}
+        return Clip(frames=frames, fps=fps, record=record)
+
+    def still(
+        self,
+        prompt: str,
+        *,
+        size: tuple[int, int] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative: str = DEFAULT_NEGATIVE,
+        seed: int = 0,
+        schedule: str = "stable-diffusion",
+        on_step: OnStep | None = None,
+    ) -> Clip:
+        """A clip of one frame, from the base's own UNet without motion."""
+        settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule)
+        width, height = settings["size"]
+        shape = (1, self.base.unet.config.in_channels, height // self.base.latent_factor, width // self.base.latent_factor)
+        latents = self._denoise(self.base.unet, seeded_noise(seed, shape), settings, on_step)
+        return Clip(frames=self.base.decode(latents).numpy(), fps=1, record={"kind": "still", **settings, **self._origin()})
+
+    @property
+    def motion_frame_limit(self) -> int:
+        return min(MAX_FRAMES, self.motion.max_frames) if self.motion else MAX_FRAMES
+
+    def _denoise(self, unet: Any, noise: Tensor, settings: dict[str, Any], on_step: OnStep | None) -> Tensor:
+        base = self.base
+        with torch.no_grad():
+            negative, text = base.text_states([settings["negative"], settings["prompt"]]).to(base.dtype)[:, None]
+
+        def predict_noise(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+            if latents.ndim == 5:
+                states = states.repeat_interleave(latents.shape[2], dim=0)
+            return unet(latents, timestep, encoder_hidden_states=states).sample
+
+        scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device)
+        latents = noise.to(base.device, base.dtype)
+        guidance = settings["guidance"]
+        return denoise(predict_noise, scheduler, latents, text=text, negative=negative, guidance_scale=guidance, on_step=on_step)
+
+    def _settings(
+        self,
+        prompt: str,
+        size: tuple[int, int] | None,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        negative: str,
+        seed: int,
+        schedule: str,
+    ) -> dict[str, Any]:
+        preset = self.base.preset
+        width, height = size or (preset.native_size, preset.native_size)
+        if problem := describe_size_problem(width, height, self.base.latent_factor):
+            raise UserError(problem[0], remedy=problem[1])
+        if not 0 <= seed < 2**63:
+            raise UserError(f"{seed} is no seed", remedy="choose --seed from 0 to 9223372036854775807")
+        return {
+            "prompt": prompt,
+            "negative": negative,
+            "seed": seed,
+            "size": [width, height],
+            "steps": preset.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            "guidance": preset.guidance_scale if guidance_scale is None else guidance_scale,
+            "schedule": schedule,
+        }
+
+    def _origin(self) -> dict[str, Any]:
+        concepts = [
+            {"tokens": list(concept.header.tokens), "class_words": list(concept.header.class_words)} for concept in self.concepts
+        ]
+        return {
+            "base": self.base.id,
+            "base_fingerprint": self.base.fingerprint_when_loaded,
+            "dtype": str(self.base.dtype).removeprefix("torch."),
+            "concepts": concepts,
+            "versions": versions(),
+        }
+
+
+def describe_size_problem(width: int, height: int, latent_factor: int = 8) -> tuple[str, str] | None:
+    """What is wrong with a size in pixels and the way out, or None."""
+    if min(width, height) < 64 or max(width, height) > 4096:
+        return f"cannot render at {width}x{height}", "choose --size from 64x64 to 4096x4096"
+    if width % latent_factor or height % latent_factor:
+        near = f"{round(width / latent_factor) * latent_factor}x{round(height / latent_factor) * latent_factor}"
+        return f"{width}x{height} is no multiple of {latent_factor} on both sides", f"choose --size {near}"
+    return None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) from "512x384". Raises UserError for anything else."""
+    width, cross, height = text.lower().partition("x")
+    if not cross or not width.strip().isdigit() or not height.strip().isdigit():
+        raise UserError(f"{text!r} is no size", remedy="write it as WIDTHxHEIGHT in pixels, such as 512x512")
+    return int(width), int(height)

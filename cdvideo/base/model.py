@@ -1,0 +1,194 @@
+"""The base model, and a concept's way into it and out again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from cdvideo.base.catalog import BasePreset, preset_for
+from cdvideo.base.device import resolve_device, resolve_dtype
+from cdvideo.base.loading import Components, fingerprint, load_components
+from cdvideo.base.text import ConceptEmbedding, eos_features, token_ids, tokenizer_with
+from cdvideo.concept import Concept
+from cdvideo.errors import UserError
+
+
+@dataclass
+class Base:
+    """A Stable-Diffusion-1.5-shaped model, ready to encode prompts, predict noise and decode latents."""
+
+    components: Components
+    preset: BasePreset
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def id(self) -> str:
+        return self.components.canonical_id
+
+    @property
+    def unet(self) -> Any:
+        return self.components.unet
+
+    @property
+    def vae(self) -> Any:
+        return self.components.vae
+
+    @property
+    def text_encoder(self) -> Any:
+        return self.components.text_encoder
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.components.tokenizer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.unet, self.text_encoder)
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels a side of one latent cell."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def text_states(self, prompts: list[str]) -> Tensor:
+        return self.text_states_and_features(prompts)[0]
+
+    def text_states_and_features(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Last hidden states (B, L, D), and of these the EOS features (B, D), which the semantic preservation loss compares."""
+        ids = token_ids(self.tokenizer, prompts).to(self.device)
+        states = self.text_encoder(ids).last_hidden_state
+        return states, eos_features(states, ids, self.tokenizer.eos_token_id)
+
+    def text_features(self, prompts: list[str]) -> Tensor:
+        return self.text_states_and_features(prompts)[1]
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (B, C, h, w), scaled, sampled from the posterior of pixels (B, 3, H, W) in [-1, 1]; its mode without a generator."""
+        posterior = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
+        latents = posterior.mode()
+        if generator is not None:
+            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(latents)
+        return latents * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, chunk: int = 4) -> Tensor:
+        """Pictures (N, H, W, 3) uint8 on the CPU from latents (N, C, h, w), a few at a time; once more in fp32 where they overflow."""
+        parts = []
+        for part in latents.split(chunk):
+            decoded = self._decode(part)
+            if not torch.isfinite(decoded).all() and self.dtype != torch.float32:
+                self.vae.to(torch.float32)
+                try:
+                    decoded = self._decode(part)
+                finally:
+                    self.vae.to(self.dtype)
+            if not torch.isfinite(decoded).all():
+                raise UserError(
+                    "the decoded picture holds values that are not numbers",
+                    cause="the latents overflowed while denoising" if not torch.isfinite(part).all() else "the autoencoder overflowed",
+                    remedy="try --dtype fp32, or a lower --guidance",
+                )
+            pixels = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+            parts.append(rearrange(pixels, "n c h w -> n h w c").cpu())
+        return torch.cat(parts)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+
+    def inject(self, concept: Concept, scale: float = 1.0) -> Injection:
+        """Puts the concept into this base; `eject` on the result, or the end of its `with` block, takes it out."""
+        return Injection(self, concept, scale)
+
+
+class Injection:
+    """A concept inside a base. While it is there, the base is what was tuned; afterwards it is bit-identical to before."""
+
+    def __init__(self, base: Base, concept: Concept, scale: float = 1.0) -> None:
+        _check_belongs(base, concept)
+        self.base, self.concept = base, concept
+        self._tokenizer = base.components.tokenizer
+        self._embedding = base.text_encoder.get_input_embeddings()
+        parameters = dict(base.unet.named_parameters())
+        self._originals = {name: parameters[name].detach().clone() for name in concept.key_values}
+        base.components.tokenizer = tokenizer_with(self._tokenizer, concept.header.tokens)
+        rows = torch.stack([concept.embeddings[token] for token in concept.header.tokens])
+        embedding = ConceptEmbedding(self._embedding, rows.to(base.device, torch.float32))
+        base.text_encoder.set_input_embeddings(embedding.requires_grad_(False))
+        with torch.no_grad():
+            for name, original in self._originals.items():
+                tuned = concept.key_values[name].to(original)
+                parameters[name].copy_(tuned if scale == 1.0 else torch.lerp(original, tuned, scale))
+
+    def eject(self) -> None:
+        parameters = dict(self.base.unet.named_parameters())
+        with torch.no_grad():
+            for name, original in self._originals.items():
+                parameters[name].copy_(original)
+        self._originals = {}
+        self.base.text_encoder.set_input_embeddings(self._embedding)
+        self.base.components.tokenizer = self._tokenizer
+
+    def __enter__(self) -> Injection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.eject()
+
+
+def key_value_names(unet: Any) -> list[str]:
+    """The names of the cross-attention key and value matrices of a UNet2DConditionModel."""
+    return [name for name, _ in unet.named_parameters() if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+
+
+def _check_belongs(base: Base, concept: Concept) -> None:
+    expected = set(key_value_names(base.unet))
+    missing, extra = sorted(expected - set(concept.key_values)), sorted(set(concept.key_values) - expected)
+    made_for = f"it was made for the base {concept.header.base}, and this base is {base.id}"
+    remedy = f"use it with --base {concept.header.base}, or train one for this base"
+    if missing or extra:
+        which = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the base has not"
+        raise UserError(f"the concept does not fit the base: it {which}", cause=made_for, remedy=remedy)
+    parameters = dict(base.unet.named_parameters())
+    for name, value in concept.key_values.items():
+        if value.shape != parameters[name].shape:
+            shapes = f"{tuple(value.shape)} in the concept, {tuple(parameters[name].shape)} in the base"
+            raise UserError(f"the concept does not fit the base: {name} is {shapes}", cause=made_for, remedy=remedy)
+    width = base.text_encoder.config.hidden_size
+    for token, row in concept.embeddings.items():
+        if row.shape != (width,):
+            raise UserError(
+                f"the concept does not fit the base: the embedding of {token} is {tuple(row.shape)}, the base's are ({width},)",
+                cause=made_for,
+                remedy=remedy,
+            )
+    if concept.header.fingerprint != base.fingerprint:
+        raise UserError(
+            "the concept was tuned from other weights than this base's",
+            cause=f"its fingerprint is {concept.header.fingerprint}, the base's is {base.fingerprint}; {made_for}",
+            remedy=remedy,
+        )
+
+
+def load(name: str, *, device: str = "auto", dtype: str = "auto", offline: bool = False) -> Base:
+    """The base of a name: `pocket`, `sd15`, a hub id, a diffusers folder, or a single checkpoint file. Weights are frozen."""
+    chosen_device = resolve_device(device)
+    chosen_dtype = resolve_dtype(dtype, chosen_device)
+    components = load_components(name, dtype=chosen_dtype, device=chosen_device, offline=offline)
+    return Base(components=components, preset=preset_for(components.unet), device=chosen_device, dtype=chosen_dtype)
+
+
+def versions() -> dict[str, str]:
+    """The versions that a record should name."""
+    import diffusers
+    import transformers
+
+    from cdvideo import __version__
+
+    return {"cdvideo": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__, "transformers": transformers.__version__}

@@ -1,0 +1,71 @@
+"""The command line: one file per verb, loaded when it is called, so that `--help` stays quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from cdvideo import __version__
+from cdvideo.errors import UserError
+
+VERBS = {
+    "demo": "Train on the sample bear and render a film of it.",
+    "train": "Learn a subject from a few photos.",
+    "animate": "Render a clip from a prompt.",
+    "image": "Render a still picture from a prompt.",
+    "storyboard": "Turn a YAML file of shots into a film.",
+    "info": "Show what a concept, clip or film is made of.",
+    "models": "List the known models, what is cached, and their licences.",
+}
+
+
+class Verbs(click.Group):
+    """Commands by name, each imported from `cdvideo.cli.<name>` when it is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        return importlib.import_module(f"cdvideo.cli.{name}").command  # type: ignore[no-any-return]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        warnings.showwarning = _show_warning
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(click.style("error: ", fg="red", bold=True, reset=True) + str(error), err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("\nstopped", err=True)
+            ctx.exit(130)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
+    """Our own warnings as one line; those of libraries stay out of the user's way."""
+    if "cdvideo" in filename or category is UserWarning and "cdvideo" in str(filename):
+        click.echo(click.style("note: ", fg="yellow") + str(message), err=True)
+
+
+@click.command(cls=Verbs, epilog="Start with: cdvideo demo")
+@click.version_option(__version__, prog_name="cdvideo")
+def main() -> None:
+    """Films of your own subject, from a handful of photos."""
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

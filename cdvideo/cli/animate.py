@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cdvideo.cli.options import choose_concept, offline_option, sampling_options
+
+
+@click.command("animate")
+@sampling_options
+@click.option("--motion", "motion_name", help="Motion module: alias, hub id, folder or file; by default the base's own.")
+@click.option("--motion-norm", type=click.Choice(["frame", "diffusers"]), default="frame", show_default=True, help="How the module normalises.")
+@click.option("--schedule", type=click.Choice(["animatediff", "animatediff-original"]), default="animatediff", show_default=True)
+@click.option("--frames", type=int, default=16, show_default=True, help="Number of frames.")
+@click.option("--fps", type=float, default=8, show_default=True, help="Frames a second.")
+@click.option(
+    "--out", "outs", type=click.Path(path_type=Path), multiple=True, help="FILE.mp4, .gif, .webm, or a folder for PNG frames; may be repeated."
+)
+@offline_option
+def command(outs: tuple[Path, ...], **given: Any) -> None:
+    """Render a clip from a prompt.
+
+    \b
+    Examples:
+      cdvideo animate --prompt "a V* bear reading a book"
+      cdvideo animate --prompt "a V* bear wearing sunglasses on the beach" --seed 3 --out bear.mp4 --out bear.gif
+      cdvideo animate --prompt "a panda jumping in the snow" --base pocket --out panda.gif
+    """
+    from cdvideo.cli.progress import steps_bar
+    from cdvideo.cli.rendering import default_out, open_studio, save, split_settings
+    from cdvideo.video import check_destination
+
+    destinations = outs or tuple(default_out(given["prompt"], suffix) for suffix in ("mp4", "gif"))
+    for path in destinations:
+        check_destination(path)
+    concept = choose_concept(given["prompt"], given.pop("concept"))
+    sampling, setup = split_settings(given)
+    sampling |= {"num_frames": setup.pop("frames"), "fps": setup.pop("fps"), "schedule": setup.pop("schedule")}
+    with open_studio(concept, with_motion=True, **setup) as studio, steps_bar("rendering") as on_step:
+        clip = studio.clip(**sampling, on_step=on_step)
+    save(clip, destinations)

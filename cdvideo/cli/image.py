@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cdvideo.cli.options import choose_concept, offline_option, sampling_options
+
+
+@click.command("image")
+@sampling_options
+@click.option("--out", "outs", type=click.Path(path_type=Path), multiple=True, help="FILE.png; may be repeated.")
+@offline_option
+def command(outs: tuple[Path, ...], **given: Any) -> None:
+    """Render a still picture from a prompt.
+
+    \b
+    Examples:
+      cdvideo image --prompt "a V* bear wearing headphones"
+      cdvideo image --prompt "a photo of a fox at night" --base pocket --seed 7 --out fox.png
+    """
+    from cdvideo.cli.progress import steps_bar
+    from cdvideo.cli.rendering import default_out, open_studio, save, split_settings
+    from cdvideo.video import check_destination
+
+    destinations = outs or (default_out(given["prompt"], "png"),)
+    for path in destinations:
+        check_destination(path)
+    concept = choose_concept(given["prompt"], given.pop("concept"))
+    sampling, setup = split_settings(given)
+    with open_studio(concept, with_motion=False, **setup) as studio, steps_bar("rendering") as on_step:
+        picture = studio.still(**sampling, on_step=on_step)
+    save(picture, destinations)

@@ -1,0 +1,63 @@
+"""Opening a studio from a command's options, and saving what it renders; shared by `animate` and `image`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cdvideo import base, motion
+from cdvideo.animate import Studio, parse_size
+from cdvideo.concept import Concept, read_header
+from cdvideo.storyboard import slug
+from cdvideo.video import Clip, write
+
+
+def split_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `Studio` renders with, under its own names, and the rest."""
+    rest = dict(given)
+    sampling = {name: rest.pop(name) for name in ("prompt", "negative", "seed")}
+    size = rest.pop("size")
+    sampling["size"] = parse_size(size) if size else None
+    sampling["num_inference_steps"] = rest.pop("steps")
+    sampling["guidance_scale"] = rest.pop("guidance")
+    return sampling, rest
+
+
+def open_studio(
+    concept_path: Path | None,
+    *,
+    with_motion: bool,
+    base_name: str | None,
+    device: str,
+    dtype: str,
+    offline: bool,
+    motion_name: str | None = None,
+    motion_norm: str = "frame",
+) -> Studio:
+    concept = Concept.load(concept_path) if concept_path else None
+    name = base_name or (read_header(concept_path).base if concept_path else "pocket")
+    loaded = base.load(name, device=device, dtype=dtype, offline=offline)
+    module = None
+    if with_motion:
+        source = motion_name or loaded.preset.default_motion
+        module = motion.load_motion(source, base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device, offline=offline)
+    return Studio(loaded, [concept] if concept else [], module, motion_norm=motion_norm)
+
+
+def default_out(prompt: str, suffix: str) -> Path:
+    """A name from the prompt that is not taken yet, in the working folder."""
+    stem = slug(prompt)[:60]
+    candidate, number = Path(f"{stem}.{suffix}"), 1
+    while candidate.exists():
+        number += 1
+        candidate = Path(f"{stem}-{number}.{suffix}")
+    return candidate
+
+
+def save(clip: Clip, destinations: Sequence[Path]) -> None:
+    for path in destinations:
+        write(clip, path)
+        click.echo(f"wrote {path}")

@@ -1,0 +1,23 @@
+"""The errors a user can cause. The command line prints them in three parts and exits with code 2."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user asked for cannot be done: what it is, why, and the way out."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, cause: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.cause = cause
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        if self.cause:
+            parts.append(f"  why: {self.cause}")
+        if self.remedy:
+            parts.append(f"  try: {self.remedy}")
+        return "\n".join(parts)

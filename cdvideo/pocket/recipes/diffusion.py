@@ -1,0 +1,43 @@
+"""What the image and the motion training share: noise schedules, timesteps, and the weighted loss on the predicted noise.
+
+Half of the samples follow Stable Diffusion's `scaled_linear` schedule and half AnimateDiff's `linear` one, so that the finished base is at
+home under both.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NUM_TIMESTEPS = 1000
+BETA_START, BETA_END = 0.00085, 0.012
+
+
+def cumulative_alphas() -> Tensor:
+    """Products of 1 - beta, (2, 1000): row 0 scaled_linear, row 1 linear."""
+    linear = torch.linspace(BETA_START, BETA_END, NUM_TIMESTEPS, dtype=torch.float64)
+    scaled = torch.linspace(BETA_START**0.5, BETA_END**0.5, NUM_TIMESTEPS, dtype=torch.float64) ** 2
+    return torch.stack([torch.cumprod(1 - betas, 0) for betas in (scaled, linear)]).float()
+
+
+class Noising:
+    """Adds noise at timesteps drawn where they count.
+
+    Min-SNR weighting (Hang et al. 2023, gamma 5) gives the nearly clean timesteps little weight. Instead of training on them and weighing
+    their losses down, timesteps are drawn in proportion to that weight, plus a little of the uniform distribution.
+    """
+
+    def __init__(self, gamma: float = 5.0, uniform: float = 0.1) -> None:
+        self.alphas = cumulative_alphas()
+        snr = self.alphas / (1 - self.alphas)
+        weight = snr.clamp(max=gamma) / snr
+        self.density = (1 - uniform) * weight / weight.sum(1, keepdim=True) + uniform / NUM_TIMESTEPS
+
+    def __call__(self, latents: Tensor, generator: torch.Generator, schedule: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy latents, the noise and the timesteps (B,) for `latents` (B, ...); `schedule` 0 or 1, both where not given."""
+        size = len(latents)
+        rows = torch.randint(2, (size,), generator=generator) if schedule is None else torch.full((size,), schedule)
+        timesteps = torch.multinomial(self.density[rows], 1, generator=generator)[:, 0]
+        noise = torch.randn(latents.shape, generator=generator)
+        alphas = self.alphas[rows, timesteps].reshape(-1, *[1] * (latents.ndim - 1))
+        return alphas.sqrt() * latents + (1 - alphas).sqrt() * noise, noise, timesteps

@@ -1,0 +1,59 @@
+"""How the recipes step their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+class Optimisers:
+    """Muon for matrices and kernels, AdamW for the rest, stepped and saved together.
+
+    Muon's orthogonalisation costs a quarter of a step, so each process does it for its share of the matrices and sends the result round.
+    """
+
+    def __init__(self, model: nn.Module, rank: int = 0, processes: int = 1, weight_decay: float = 0.01) -> None:
+        trained = [value for value in model.parameters() if value.requires_grad]
+        matrices = [value for value in trained if value.ndim >= 2 and min(value.shape[0], value[0].numel()) >= 32]
+        matrices.sort(key=lambda value: value.numel(), reverse=True)
+        self.rank, self.shares = rank, [matrices[share::processes] for share in range(processes)]
+        # Muon takes matrices; a kernel's view as (out, in * height * width) shares its memory, so stepping the view steps the kernel.
+        self.views = [nn.Parameter(value.data.flatten(1)) for value in self.shares[rank]]
+        self.muon = torch.optim.Muon(self.views, lr=1e-3, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        chosen = {id(value) for value in matrices}
+        rest = [value for value in trained if id(value) not in chosen]
+        self.adam = torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
+
+    @torch.no_grad()
+    def step(self, learning_rate: float) -> None:
+        for optimiser in (self.muon, self.adam):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate
+        for kernel, view in zip(self.shares[self.rank], self.views, strict=True):
+            view.grad = None if kernel.grad is None else kernel.grad.flatten(1)
+        self.muon.step()
+        self.adam.step()
+        if len(self.shares) > 1:
+            for rank, share in enumerate(self.shares):
+                flat = torch.cat([value.flatten() for value in share])
+                dist.broadcast(flat, rank)
+                for value, part in zip(share, flat.split([value.numel() for value in share]), strict=True):
+                    value.copy_(part.view_as(value))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every process has to call this; only rank 0's answer is whole."""
+        states: list[Any] = [None] * len(self.shares)
+        if len(self.shares) > 1:
+            dist.gather_object(self.muon.state_dict(), states if self.rank == 0 else None)
+        else:
+            states = [self.muon.state_dict()]
+        return {"muon": states, "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["muon"]) != len(self.shares):
+            raise ValueError(f"the checkpoint was made by {len(state['muon'])} processes, not by {len(self.shares)}")
+        self.muon.load_state_dict(state["muon"][self.rank])
+        self.adam.load_state_dict(state["adam"])

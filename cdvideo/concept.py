@@ -7,13 +7,13 @@ a JSON header that says how it was made. The header can be read without torch.
 from __future__ import annotations
 
 import json
-import os
 import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdvideo.errors import UserError
+from cdvideo.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,20 +70,16 @@ class Concept:
 
     def save(self, path: Path) -> None:
         """Writes the file whole or not at all."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         tensors = {f"unet.{name}": value.detach().cpu().contiguous() for name, value in self.key_values.items()}
         tensors |= {f"embedding.{token}": value.detach().cpu().contiguous() for token, value in self.embeddings.items()}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata={"cdvideo_concept": self.header.to_json()})
-            os.replace(temporary, path)
-        except Exception as error:
-            temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError) or "I/O error" in str(error) or "No space" in str(error):
-                raise UserError(f"cannot write the concept {path}", cause=str(error), remedy="choose another place with --out") from error
-            raise
+        with replacing(path, "concept") as temporary:
+            try:
+                save_file(tensors, temporary, metadata={"cdvideo_concept": self.header.to_json()})
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
 
     @classmethod
     def load(cls, path: Path) -> Concept:

@@ -1,4 +1,4 @@
-"""The errors a user can cause. The command line prints them in three parts and exits with code 2."""
+"""The errors a user can cause, and what they should be told. The command line prints errors in three parts and exits with code 2."""
 
 from __future__ import annotations
 
@@ -21,3 +21,7 @@ class UserError(Exception):
         if self.remedy:
             parts.append(f"  try: {self.remedy}")
         return "\n".join(parts)
+
+
+class UserNote(UserWarning):
+    """Something that the user should know, while the work goes on."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 
 
 class ConceptEmbedding(nn.Module):
@@ -57,7 +57,7 @@ def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
         ids = tokenizer(prompt).input_ids
         if len(ids) > length:
             lost = tokenizer.decode(ids[length - 1 : -1])
-            warnings.warn(f"the prompt is {len(ids) - 2} tokens long and {length - 2} fit; not used: {lost!r}", stacklevel=3)
+            warnings.warn(f"the prompt is {len(ids) - 2} tokens long and {length - 2} fit; not used: {lost!r}", UserNote, stacklevel=3)
     return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import sys
+import os
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from cdvideo import __version__
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 
 VERBS = {
     "demo": "Train on the sample bear and render a film of it.",
@@ -41,6 +40,8 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         warnings.showwarning = _show_warning
+        for library in ("DIFFUSERS", "TRANSFORMERS"):
+            os.environ.setdefault(f"{library}_VERBOSITY", "error")
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -51,9 +52,9 @@ class Verbs(click.Group):
             ctx.exit(130)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
-    """Our own warnings as one line; those of libraries stay out of the user's way."""
-    if "cdvideo" in filename or category is UserWarning and "cdvideo" in str(filename):
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    """Our own notes as one line; the warnings of libraries stay out of the user's way."""
+    if issubclass(category, UserNote):
         click.echo(click.style("note: ", fg="yellow") + str(message), err=True)
 
 
@@ -61,11 +62,3 @@ def _show_warning(message: Warning | str, category: type[Warning], filename: str
 @click.version_option(__version__, prog_name="cdvideo")
 def main() -> None:
     """Films of your own subject, from a handful of photos."""
-
-
-def run(arguments: Sequence[str] | None = None) -> None:
-    main(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

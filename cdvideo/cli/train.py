@@ -32,11 +32,13 @@ def command(images: Path, base_name: str | None, device: str, dtype: str, offlin
       cdvideo train my-photos --class dog --base sd15 --out concepts/rex.safetensors
     """
     from cdvideo.errors import UserError
+    from cdvideo.files import check_writable
 
     settings = _settings(images, base=base_name, **given)
     out = settings.out or Path("concepts") / f"{settings.class_word}.safetensors"
     if out.suffix != ".safetensors":
         raise UserError(f"a concept is a .safetensors file, not {out}", remedy=f"use --out {out.with_suffix('.safetensors')}")
+    check_writable(out)
     from cdvideo.cli.training import train_concept
 
     train_concept(settings, out, device=device, dtype=dtype, offline=offline, resume=resume)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from cdvideo.errors import UserError
+from cdvideo.files import replacing
 
 
 def checkpoint_path(out: Path) -> Path:
@@ -18,16 +18,8 @@ def checkpoint_path(out: Path) -> Path:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "checkpoint") as temporary:
         torch.save(state, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write the checkpoint {path}", cause=str(error), remedy="free some space, or choose another place with --out"
-        ) from error
 
 
 def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from cdvideo.errors import UserError
 
+# What every container can count.
+_MIN_FPS, _MAX_FPS = 0.01, 1000.0
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clip:
-    """Frames of shape (F, H, W, 3), uint8 RGB; `fps` in frames per second; `record` holds every setting that made them.
+    """Frames of shape (F, H, W, 3), uint8 RGB; `fps` in frames per second, 0.01 to 1000; `record` holds every setting that made them.
 
     F, H and W are at least 1, and the frames become read-only. Raises TypeError where the frames are not uint8 or the record
     cannot be written as JSON, ValueError where a shape or the rate is impossible.
@@ -32,8 +35,8 @@ class Clip:
             raise TypeError(f"the frames of a clip are a uint8 array, not {found}")
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or 0 in self.frames.shape:
             raise ValueError(f"the frames of a clip have shape (F, H, W, 3) with F, H, W >= 1, not {self.frames.shape}")
-        if not math.isfinite(self.fps) or self.fps <= 0:
-            raise ValueError(f"the frame rate of a clip is above 0, not {self.fps}")
+        if not _MIN_FPS <= self.fps <= _MAX_FPS:
+            raise ValueError(f"the frame rate of a clip lies between {_MIN_FPS:g} and {_MAX_FPS:g}, not at {self.fps}")
         if not isinstance(self.record, dict):
             raise TypeError(f"the record of a clip is a dict, not {type(self.record).__name__}")
         json.dumps(self.record, allow_nan=False)

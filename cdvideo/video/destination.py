@@ -40,7 +40,7 @@ def kind_of(path: StrPath) -> Kind:
         return "folder"
     if suffix in _SUFFIXES:
         return _SUFFIXES[suffix]
-    if as_path.is_dir():
+    if os.path.isdir(as_path):
         return "folder"
     raise UserError(f"cdvideo cannot write {as_path}.", cause=f'"{as_path.suffix}" is no format it knows', remedy=_FORMS)
 
@@ -60,21 +60,21 @@ def check_destination(path: StrPath, *, num_frames: int | None = None, fps: floa
     kind = kind_of(path)
     target = Path(path)
     _check_format(target, kind, num_frames, fps)
-    if kind == "folder":
-        if target.exists() and not target.is_dir():
-            remedy = f"give a folder that is free, or a file name with a suffix: {_FORMS}"
-            raise UserError(f"{target} cannot become a folder of frames.", cause="it is a file", remedy=remedy)
+    if kind == "folder" and os.path.exists(target) and not os.path.isdir(target):
+        remedy = f"give a folder that is free, or a file name with a suffix: {_FORMS}"
+        raise UserError(f"{target} cannot become a folder of frames.", cause="it is a file", remedy=remedy)
     for file in [sidecar_of(target, kind)] if kind == "folder" else [target, sidecar_of(target, kind)]:
-        if file.is_dir():
+        if os.path.isdir(file):
             remedy = f"give a file inside it, such as {file / ('clip' + target.suffix)}" if file == target else _ELSEWHERE
             raise UserError(f"{file} cannot be written.", cause="it is a folder", remedy=remedy)
     with explained(target):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             sidecar_of(target, kind).lstat()
-        folder = target if kind == "folder" else target.parent
+        final = Path(os.path.realpath(target))
+        folder = final if kind == "folder" else final.parent
         while not os.path.lexists(folder):
             folder = folder.parent
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(_PROBE_BYTES))
@@ -127,7 +127,7 @@ def _explain(error: OSError, target: Path) -> tuple[str, str]:
 
 def _free_space(target: Path) -> str:
     for folder in target.absolute().parents:
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free in {folder})"
     return ""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers import MotionAdapter
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from cdvideo.motion import MotionModule, attach
@@ -52,6 +53,7 @@ def train_worker(rank: int, processes: int, data: Path, unet_folder: Path, folde
     base = unet.finished(unet_folder).requires_grad_(False)
     adapter = build(base)
     model = attached(base, adapter).requires_grad_(False)
+    model.set_attn_processor(AttnProcessor())
     trained = {name: value for name, value in model.named_parameters() if "motion_modules" in name}
     for value in trained.values():
         value.requires_grad_(True)

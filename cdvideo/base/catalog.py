@@ -1,0 +1,151 @@
+"""The models that have a short name here, and the presets that go with each kind of base. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cdvideo.errors import UserError
+
+HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseAlias:
+    """A base model with a short name. `location` is a hub id, or None for what ships with the package."""
+
+    name: str
+    location: str | None
+    title: str
+    licence: str
+    home: str
+    download_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionAlias:
+    """A motion module with a short name; `base` is the alias of the base that it belongs to."""
+
+    name: str
+    location: str | None
+    title: str
+    licence: str
+    home: str
+    download_bytes: int
+    base: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasePreset:
+    """What suits one kind of base. Sizes are in pixels; `learning_rate` is for one picture and is multiplied by the batch size.
+
+    `initializer_token` is the vocabulary entry whose embedding a new token starts from; None is the class word's.
+    """
+
+    kind: str
+    native_size: int
+    default_motion: str
+    num_inference_steps: int = 25
+    guidance_scale: float = 7.5
+    train_steps: int
+    batch_size: int
+    learning_rate: float
+    spl_weight: float = 1.0
+    initializer_token: str | None = None
+
+
+POCKET_LICENCE = "Apache-2.0; icons by several families, see NOTICE"
+BASES: Mapping[str, BaseAlias] = {
+    alias.name: alias
+    for alias in (
+        BaseAlias(
+            name="pocket",
+            location=None,
+            title="the small base that ships with cdvideo",
+            licence=POCKET_LICENCE,
+            home="cdvideo/pocket/weights",
+            download_bytes=0,
+        ),
+        BaseAlias(
+            name="sd15",
+            location="stable-diffusion-v1-5/stable-diffusion-v1-5",
+            title="Stable Diffusion 1.5",
+            licence="CreativeML OpenRAIL-M",
+            home=f"{HUB}/stable-diffusion-v1-5/stable-diffusion-v1-5",
+            download_bytes=4_270_000_000,
+        ),
+    )
+}
+
+
+def _animatediff(name: str, suffix: str, download_bytes: int) -> MotionAlias:
+    location = f"guoyww/animatediff-motion-adapter-v1-5{suffix}"
+    return MotionAlias(
+        name=name,
+        location=location,
+        title=f"AnimateDiff {name}",
+        licence="Apache-2.0",
+        home=f"{HUB}/{location}",
+        download_bytes=download_bytes,
+        base="sd15",
+    )
+
+
+MOTIONS: Mapping[str, MotionAlias] = {
+    alias.name: alias
+    for alias in (
+        MotionAlias(
+            name="pocket",
+            location=None,
+            title="the pocket base's motion module",
+            licence=POCKET_LICENCE,
+            home="motion_modules/pocket",
+            download_bytes=0,
+            base="pocket",
+        ),
+        _animatediff("v1", "", 1_670_000_000),
+        _animatediff("v2", "-2", 1_820_000_000),
+        _animatediff("v3", "-3", 1_670_000_000),
+    )
+}
+
+SD15_PRESET = BasePreset(
+    kind="sd15",
+    native_size=512,
+    default_motion="v2",
+    train_steps=500,
+    batch_size=2,
+    learning_rate=1e-5,
+    initializer_token="ktn",
+)
+POCKET_PRESET = BasePreset(
+    kind="pocket",
+    native_size=128,
+    default_motion="pocket",
+    train_steps=250,
+    batch_size=4,
+    learning_rate=5e-4,
+)
+
+
+def preset_for(unet: Any) -> BasePreset:
+    """The preset of a base, chosen by its UNet (or its configuration): SD1.5's text width, else the pocket's at the UNet's own size."""
+    config = unet if isinstance(unet, Mapping) else unet.config
+    if config["cross_attention_dim"] == 768:
+        return SD15_PRESET
+    sample_size = config.get("sample_size") or POCKET_PRESET.native_size // 8
+    return dataclasses.replace(POCKET_PRESET, native_size=8 * int(sample_size))
+
+
+def unknown_name(kind: str, name: str, known: Mapping[str, Any]) -> UserError:
+    """The error for a name that is neither an alias nor a path nor a hub id; `kind` is "base" or "motion module"."""
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    return UserError(
+        f"there is no {kind} called {name!r}",
+        cause="it is no known name, no file or folder here, and no hub id of the form owner/name",
+        remedy=f"{meant}known names: {', '.join(known)}; or give a folder, a file or a hub id",
+    )

@@ -1,0 +1,55 @@
+"""Which device and precision a run uses."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from cdvideo.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device of a name: "auto" (CUDA, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
+
+    Raises UserError for any other name and for a device that is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise UserError("there is no MPS device here", cause="MPS is Apple's GPU", remedy="leave --device out, or use --device cpu")
+        return torch.device("mps")
+    if match := re.fullmatch(r"cuda(?::(\d+))?", name):
+        return _cuda(int(match[1]) if match[1] else None)
+    raise UserError(f"{name!r} is no device", remedy="choose --device auto, cpu, cuda, cuda:N or mps")
+
+
+def _cuda(index: int | None) -> torch.device:
+    if not torch.cuda.is_available():
+        cause = "PyTorch sees no GPU; is the driver installed?" if torch.version.cuda else "this PyTorch was built without CUDA"
+        raise UserError("there is no CUDA device here", cause=cause, remedy="leave --device out, or use --device cpu")
+    count = torch.cuda.device_count()
+    if index is not None and index >= count:
+        raise UserError(f"there is no cuda:{index}", cause=f"this machine has {count}", remedy=f"choose cuda:0 to cuda:{count - 1}")
+    return torch.device("cuda", torch.cuda.current_device() if index is None else index)
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision of a name: "fp32", "fp16", "bf16", or "auto".
+
+    "auto" is bf16 on CUDA devices that compute in it, fp16 on other GPUs and fp32 on the CPU. Raises UserError for any other name.
+    """
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise UserError(f"{name!r} is no precision", remedy=f"choose --dtype auto, {', '.join(DTYPES)}")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    return torch.float16 if device.type == "mps" else torch.float32

@@ -1,0 +1,107 @@
+"""Our loop against the libraries' own pipelines, on the same weights and noise."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
+
+from cdvideo.animate import Studio
+from cdvideo.errors import UserError
+from cdvideo.sampling import denoise, make_scheduler, seeded_noise
+
+PROMPT, NEGATIVE = "a bear reading a book in the snow", "bad quality, worse quality"
+
+
+def ours(base, unet, noise, schedule, steps):
+    with torch.no_grad():
+        negative, text = base.text_states([NEGATIVE, PROMPT])[:, None]
+
+    def predict(latents, timestep, states):
+        if latents.ndim == 5:
+            states = states.repeat_interleave(latents.shape[2], dim=0)
+        return unet(latents, timestep, encoder_hidden_states=states).sample
+
+    return denoise(predict, make_scheduler(schedule, steps), noise, text=text, negative=negative, guidance_scale=7.5)
+
+
+@pytest.mark.parametrize("schedule", ["animatediff", "animatediff-original"])
+def test_clip_latents_agree_with_animatediff_pipeline(pocket, pocket_motion, schedule):
+    noise = seeded_noise(3, (1, 4, 6, 16, 16))
+    with Studio(pocket, [], pocket_motion, motion_norm="diffusers") as studio:
+        latents = ours(pocket, studio._motion_unet, noise.clone(), schedule, 4)
+    pipeline = AnimateDiffPipeline(
+        vae=pocket.vae,
+        text_encoder=pocket.text_encoder,
+        tokenizer=pocket.tokenizer,
+        unet=pocket.unet,
+        motion_adapter=pocket_motion.to_adapter(),
+        scheduler=make_scheduler(schedule, 4),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        PROMPT, negative_prompt=NEGATIVE, num_frames=6, height=128, width=128, num_inference_steps=4, guidance_scale=7.5,
+        latents=noise.clone(), output_type="latent",
+    ).frames  # fmt: skip
+    assert (latents - theirs).abs().max() < 1e-4
+
+
+def test_still_latents_agree_with_stable_diffusion_pipeline(pocket):
+    noise = seeded_noise(3, (1, 4, 16, 16))
+    latents = ours(pocket, pocket.unet, noise.clone(), "stable-diffusion", 6)
+    pipeline = StableDiffusionPipeline(
+        vae=pocket.vae, text_encoder=pocket.text_encoder, tokenizer=pocket.tokenizer, unet=pocket.unet,
+        scheduler=make_scheduler("stable-diffusion", 6), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        PROMPT, negative_prompt=NEGATIVE, height=128, width=128, num_inference_steps=6, guidance_scale=7.5, latents=noise.clone(),
+        output_type="latent",
+    ).images  # fmt: skip
+    assert (latents - theirs).abs().max() < 1e-4
+
+
+def test_clips_repeat_move_and_have_colours(pocket, pocket_motion):
+    with Studio(pocket, [], pocket_motion) as studio:
+        first = studio.clip("a panda walking to the right on the grass", num_frames=8, num_inference_steps=12, seed=1)
+        again = studio.clip("a panda walking to the right on the grass", num_frames=8, num_inference_steps=12, seed=1)
+        other = studio.clip("a panda walking to the right on the grass", num_frames=8, num_inference_steps=12, seed=2)
+    assert first.frames.shape == (8, 128, 128, 3) and first.frames.dtype == np.uint8
+    assert np.array_equal(first.frames, again.frames) and not np.array_equal(first.frames, other.frames)
+    frames = first.frames.astype(float)
+    assert frames.std() > 20, "nearly uniform"
+    assert (frames.max(-1) - frames.min(-1)).mean() > 20, "grey"
+    assert np.abs(np.diff(frames, axis=0)).mean() > 0.5, "still"
+    for name in ("prompt", "negative", "seed", "steps", "guidance", "schedule", "size", "frames", "fps", "base", "motion", "versions"):
+        assert name in first.record
+
+
+def test_rendering_leaves_the_base_as_it_was(pocket, pocket_motion):
+    before = {name: value.clone() for name, value in pocket.unet.state_dict().items()}
+    with Studio(pocket, [], pocket_motion) as studio:
+        studio.clip("a fox", num_frames=2, num_inference_steps=1)
+    after = pocket.unet.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_frames": 0}, "0 frames"),
+        ({"num_frames": 33}, "33 frames"),
+        ({"size": (100, 128)}, "100x128"),
+        ({"size": (8, 8)}, "8x8"),
+        ({"fps": 0}, "0 frames a second"),
+        ({"num_inference_steps": 0}, "0 steps"),
+        ({"seed": -1}, "-1"),
+    ],
+)
+def test_impossible_settings_are_refused(pocket, pocket_motion, settings, said):
+    with Studio(pocket, [], pocket_motion) as studio, pytest.raises(UserError, match=said) as refused:
+        studio.clip("a bear", **settings)
+    assert refused.value.remedy
+
+
+def test_other_sizes_than_the_bases_own(pocket, pocket_motion):
+    with Studio(pocket, [], pocket_motion) as studio:
+        clip = studio.clip("a bear", num_frames=2, num_inference_steps=2, size=(136, 72))
+    assert clip.frames.shape == (2, 72, 136, 3)

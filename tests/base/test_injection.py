@@ -1,0 +1,156 @@
+"""A concept's way into the base, against Custom Diffusion's own processor, and out again."""
+
+import dataclasses
+import hashlib
+
+import pytest
+import torch
+from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
+
+from cdvideo.base import key_value_names
+from cdvideo.base.text import eos_positions, single_token_id, tokenizer_with
+from cdvideo.concept import Concept, ConceptHeader
+from cdvideo.errors import UserError
+
+
+def make_concept(base, strength: float = 0.3) -> Concept:
+    generator = torch.Generator().manual_seed(4)
+    parameters = dict(base.unet.named_parameters())
+    key_values = {}
+    for name in key_value_names(base.unet):
+        value = parameters[name].detach()
+        key_values[name] = value + strength * value.std() * torch.randn(value.shape, generator=generator)
+    width = base.text_encoder.config.hidden_size
+    header = ConceptHeader(base=base.id, fingerprint=base.fingerprint, tokens=("V*",), class_words=("bear",))
+    return Concept(header=header, key_values=key_values, embeddings={"V*": torch.randn(width, generator=generator)})
+
+
+def digest(base) -> str:
+    state = [*base.unet.state_dict().items(), *base.text_encoder.state_dict().items()]
+    sha = hashlib.sha256()
+    for name, value in state:
+        sha.update(name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def test_every_cross_attention_matrix_is_tuned_and_nothing_else(pocket):
+    names = key_value_names(pocket.unet)
+    blocks = [module for name, module in pocket.unet.named_modules() if name.endswith("attn2")]
+    assert len(names) == 2 * len(blocks) and all("attn2.to_k" in name or "attn2.to_v" in name for name in names)
+
+
+def test_ejecting_restores_the_base_bit_for_bit(pocket):
+    before, tokenizer = digest(pocket), pocket.tokenizer
+    with pocket.inject(make_concept(pocket)):
+        assert digest(pocket) != before
+        assert pocket.tokenizer.convert_tokens_to_ids("V*") == len(tokenizer)
+    assert digest(pocket) == before and pocket.tokenizer is tokenizer
+    ids = pocket.tokenizer("a V* bear").input_ids
+    assert max(ids) < len(tokenizer)
+
+
+def test_an_injected_concept_predicts_what_custom_diffusions_processors_would(pocket):
+    """diffusers' own processor for these files, set by hand with the concept's matrices, on an untouched copy of the UNet."""
+    concept = make_concept(pocket)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 4, 16, 16, generator=generator)
+    with torch.no_grad(), pocket.inject(concept):
+        states = pocket.text_states(["a V* bear wearing a hat", "a bear"])
+        ours = pocket.unet(latents, 500, encoder_hidden_states=states).sample
+
+    processors = {}
+    for name, processor in pocket.unet.attn_processors.items():
+        if "attn2" not in name:
+            processors[name] = processor
+            continue
+        path = name.removesuffix(".processor")
+        key, value = concept.key_values[f"{path}.to_k.weight"], concept.key_values[f"{path}.to_v.weight"]
+        module = CustomDiffusionAttnProcessor(
+            train_kv=True, train_q_out=False, hidden_size=key.shape[0], cross_attention_dim=key.shape[1]
+        )
+        module.to_k_custom_diffusion.weight.data = key.clone()
+        module.to_v_custom_diffusion.weight.data = value.clone()
+        processors[name] = module
+    pocket.unet.set_attn_processor(processors)
+    with torch.no_grad():
+        theirs = pocket.unet(latents, 500, encoder_hidden_states=states).sample
+        assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_the_tokens_row_is_the_concepts_embedding(pocket):
+    concept = make_concept(pocket)
+    with pocket.inject(concept):
+        ids = torch.tensor(pocket.tokenizer("a V* bear").input_ids)
+        rows = pocket.text_encoder.get_input_embeddings()(ids)
+    assert torch.equal(rows[2], concept.embeddings["V*"])
+    plain = pocket.text_encoder.get_input_embeddings()
+    assert torch.equal(rows[3], plain.weight[pocket.tokenizer("bear").input_ids[1]])
+
+
+def test_prompts_without_the_token_encode_as_before(pocket):
+    before = pocket.text_states(["a bear on the beach"])
+    with pocket.inject(make_concept(pocket)):
+        assert torch.equal(pocket.text_states(["a bear on the beach"]), before)
+
+
+def test_half_strength_lies_half_way(pocket):
+    concept = make_concept(pocket)
+    name = key_value_names(pocket.unet)[0]
+    original = dict(pocket.unet.named_parameters())[name].detach().clone()
+    with pocket.inject(concept, scale=0.5):
+        now = dict(pocket.unet.named_parameters())[name].detach()
+        assert torch.allclose(now, (original + concept.key_values[name]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "shape", "embedding", "fingerprint"])
+def test_concepts_that_do_not_fit_are_refused_by_name(pocket, fault):
+    concept = make_concept(pocket)
+    name = next(iter(concept.key_values))
+    key_values, embeddings, header = dict(concept.key_values), dict(concept.embeddings), concept.header
+    if fault == "missing":
+        del key_values[name]
+    elif fault == "extra":
+        name = "down_blocks.9.attn2.to_k.weight"
+        key_values[name] = torch.zeros(2, 2)
+    elif fault == "shape":
+        key_values[name] = torch.zeros(3, 3)
+    elif fault == "embedding":
+        embeddings["V*"], name = torch.zeros(5), "V*"
+    else:
+        header, name = dataclasses.replace(header, base="other/base", fingerprint="0000"), "other/base"
+    before = digest(pocket)
+    with pytest.raises(UserError) as refused:
+        pocket.inject(Concept(header=header, key_values=key_values, embeddings=embeddings))
+    assert name in str(refused.value) and refused.value.remedy
+    assert digest(pocket) == before
+
+
+def test_eos_is_found_explicitly():
+    """V* above EOS, padding equal to EOS, and SD1.5's configuration: the text encoder would pool V*'s position, 2."""
+    ids = torch.tensor([[49406, 320, 49408, 4298, 49407, 49407, 49407], [49406, 320, 4298, 49407, 49407, 49407, 49407]])
+    assert eos_positions(ids, 49407).tolist() == [4, 3]
+    with pytest.raises(ValueError, match="no end-of-text"):
+        eos_positions(torch.tensor([[1, 2]]), 49407)
+
+
+def test_pooled_feature_is_eos_even_where_the_encoder_would_pool_v(pocket):
+    with pocket.inject(make_concept(pocket)):
+        pocket.text_encoder.eos_token_id = 2  # what makes transformers pool the highest id
+        ids = torch.tensor([pocket.tokenizer("a V* bear").input_ids])
+        output = pocket.text_encoder(ids)
+        states, features = pocket.text_states_and_features(["a V* bear"])
+        assert torch.equal(output.pooler_output[0], output.last_hidden_state[0, 2])  # V*
+        assert torch.allclose(features[0], output.last_hidden_state[0, 4], atol=1e-5)  # EOS: start, a, V*, bear, end
+
+
+def test_tokens_have_to_be_new_and_class_words_whole(pocket):
+    with pytest.raises(UserError, match="knows already"):
+        tokenizer_with(pocket.tokenizer, ("bear</w>",))
+    with pytest.raises(UserError, match="as one word"):
+        single_token_id(pocket.tokenizer, "rhinoceros")
+    assert single_token_id(tokenizer_with(pocket.tokenizer, ("<my-bear>",)), "<my-bear>") == len(pocket.tokenizer)
+
+
+def test_too_long_prompts_say_what_is_lost(pocket):
+    with pytest.warns(UserWarning, match="not used: .*penguin"):
+        pocket.text_states(["a bear " * 40 + "penguin"])

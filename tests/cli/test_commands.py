@@ -1,0 +1,138 @@
+"""The command line as a user meets it: what works, and what every mistake says."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from cdvideo.cli import main
+from cdvideo.resources import resource
+
+BEAR = str(resource("samples", "bear"))
+
+
+def call(*arguments: str):
+    result = CliRunner().invoke(main, list(arguments), catch_exceptions=True)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def concept(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("concept") / "bear.safetensors"
+    result = call("train", BEAR, "--class", "bear", "--steps", "2", "--batch-size", "1", "--out", str(path))
+    assert result.exit_code == 0, result.output
+    return str(path)
+
+
+def test_from_photos_to_a_film(concept):
+    os.makedirs("concepts")
+    os.link(concept, "concepts/bear.safetensors")
+    result = call("animate", "--prompt", "a V* bear jumping", "--frames", "3", "--steps", "2", "--out", "a.mp4", "--out", "a.gif", "--out", "a")
+    assert result.exit_code == 0, result.output
+    assert "concept: concepts/bear.safetensors (V*)" in result.output
+    assert all(f"wrote {name}" in result.output for name in ("a.mp4", "a.gif", "a"))
+    assert len(list(Path("a").glob("*.png"))) == 3
+
+    described = json.loads(call("info", "a.mp4", "--json").output)
+    assert described["record"]["prompt"] == "a V* bear jumping" and described["record"]["steps"] == 2
+    assert "V*" in call("info", "concepts/bear.safetensors").output
+
+    board = {"title": "Two shots", "steps": 2, "frames": 2, "shots": [{"prompt": "a V* bear"}, {"prompt": "a V* bear at night"}]}
+    Path("board.yaml").write_text(json.dumps({**board, "concept": "concepts/bear.safetensors"}))
+    assert call("storyboard", "render", "board.yaml", "--out", "film").exit_code == 0
+    first = (Path("film") / "two-shots.mp4").stat().st_size
+    again = call("storyboard", "render", "board.yaml", "--out", "film")
+    assert again.output.count("rendered already") == 2 and first > 0
+
+
+def test_stills_repeat_by_seed(concept):
+    for name in ("a.png", "b.png"):
+        assert call("image", "--prompt", "a V* bear", "--concept", concept, "--steps", "2", "--seed", "5", "--out", name).exit_code == 0
+    assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("b.png")))
+
+
+def test_a_prompt_without_the_token_is_said(concept):
+    result = call("image", "--prompt", "a bear", "--concept", concept, "--steps", "1", "--out", "a.png")
+    assert result.exit_code == 0 and 'write "V* bear"' in result.output
+
+
+def test_models_lists_aliases_and_licences():
+    output = call("models").output
+    assert all(word in output for word in ("pocket", "sd15", "v2", "Apache-2.0", "OpenRAIL"))
+
+
+def bad_photos() -> None:
+    for name in ("empty", "text", "dot", "cut"):
+        Path(name).mkdir()
+    Path("text/a.jpg").write_text("hello")
+    Image.new("RGB", (1, 1)).save("dot/a.png")
+    Image.effect_noise((300, 300), 50).convert("RGB").save("cut/a.jpg")
+    Path("cut/a.jpg").write_bytes(Path("cut/a.jpg").read_bytes()[:4000])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "nowhere", "--class", "bear"], "nowhere"),
+        (["train", "empty", "--class", "bear"], "no photo in empty"),
+        (["train", "text", "--class", "bear"], "text/a.jpg is not a picture"),
+        (["train", "dot", "--class", "bear"], "too small: 1x1"),
+        (["train", "cut", "--class", "bear"], "cut/a.jpg cannot be read"),
+        (["train", BEAR], "which class"),
+        (["train", BEAR, "--class", "rhinoceros"], "does not know 'rhinoceros' as one word"),
+        (["train", BEAR, "--class", "bear", "--base", "no-such-base"], "no-such-base"),
+        (["train", BEAR, "--class", "bear", "--out", "bear.ckpt"], ".safetensors"),
+        (["train", "none.yaml"], "no such file: none.yaml"),
+        (["train", BEAR, "--class", "bear", "--steps", "0"], "0"),
+        (["animate", "--prompt", "a bear", "--frames", "0", "--out", "a.mp4"], "0 frames"),
+        (["animate", "--prompt", "a bear", "--size", "100x100", "--out", "a.mp4"], "no multiple of 8"),
+        (["animate", "--prompt", "a bear", "--size", "big", "--out", "a.mp4"], "no size"),
+        (["animate", "--prompt", "a bear", "--out", "a.avi"], "a.avi"),
+        (["animate", "--prompt", "a bear", "--concept", "none.safetensors", "--out", "a.mp4"], "no such concept"),
+        (["animate", "--prompt", "a bear", "--motion", "no-such-module", "--out", "a.mp4"], "no-such-module"),
+        (["animate", "--prompt", "a bear", "--device", "abacus", "--out", "a.mp4"], "abacus"),
+        (["animate", "--prompt", "a bear", "--out", "text/a.jpg/b.mp4"], "text/a.jpg"),
+        (["image", "--prompt", "a bear", "--base", "text/a.jpg", "--out", "a.png"], "text/a.jpg"),
+        (["storyboard", "render", "none.yaml"], "none.yaml"),
+        (["info", "none.mp4"], "none.mp4"),
+        (["info", "text/a.jpg"], "text/a.jpg"),
+    ],
+    ids=lambda value: " ".join(value).replace(BEAR, "BEAR") if isinstance(value, list) else None,
+)
+def test_mistakes_have_one_clear_message(arguments, said):
+    bad_photos()
+    before = sorted(str(path) for path in Path().rglob("*"))
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert said in result.output and "Traceback" not in result.output
+    assert sorted(str(path) for path in Path().rglob("*")) == before, "something was left behind"
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(concept):
+    Path("file").write_text("")
+    result = call("train", BEAR, "--class", "bear", "--out", "file/bear.safetensors", "--steps", "1")
+    assert result.exit_code == 2 and "file" in result.output
+
+
+def test_a_concept_for_another_base_is_refused(concept, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(Path(__file__).parents[2] / "cdvideo" / "pocket" / "weights", "other")
+    weights = Path("other/unet/diffusion_pytorch_model.safetensors")
+    tensors = load_file(weights)
+    tensors["conv_in.bias"] += 1
+    save_file(tensors, weights, metadata={"format": "pt"})
+    result = call("image", "--prompt", "a V* bear", "--concept", concept, "--base", "other", "--out", "a.png")
+    assert result.exit_code == 2 and "other weights" in result.output

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from cdvideo.errors import UserError
+from cdvideo.sampling import SCHEDULES, denoise, guided_noise, make_scheduler, seeded_noise
+
+
+def test_animatediff_betas_are_linear_and_stable_diffusions_are_not():
+    betas = make_scheduler("animatediff", 25).betas
+    # Linear from 0.00085 to 0.012 in 1000: the middle is their mean. (scaled_linear's would be 0.0048.)
+    assert torch.isclose(betas[499:501].mean(), torch.tensor((0.00085 + 0.012) / 2))
+    scaled = make_scheduler("stable-diffusion", 25).betas
+    assert torch.isclose(scaled[499:501].mean(), torch.tensor(((0.00085**0.5 + 0.012**0.5) / 2) ** 2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_no_schedule_clips_its_samples(name):
+    assert make_scheduler(name, 5).config.clip_sample is False
+
+
+def test_unknown_schedules_and_step_counts_are_refused():
+    with pytest.raises(UserError, match="no schedule"):
+        make_scheduler("ddim", 25)
+    with pytest.raises(UserError, match="0 steps"):
+        make_scheduler("animatediff", 0)
+
+
+def test_guidance_by_hand():
+    assert guided_noise(torch.tensor(1.0), torch.tensor(3.0), 7.5) == 1 + 7.5 * 2
+
+
+def test_noise_depends_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = seeded_noise(5, (1, 4, 16, 8, 8))
+    torch.rand(10)
+    assert torch.equal(first, seeded_noise(5, (1, 4, 16, 8, 8)))
+    assert not torch.equal(first, seeded_noise(6, (1, 4, 16, 8, 8)))
+    assert torch.equal(seeded_noise(5, (1, 4, 1, 8, 8)).flatten(), seeded_noise(5, (1, 4, 8, 8)).flatten())
+
+
+def test_a_perfect_predictor_recovers_the_latents():
+    """Given the true noise at every step, DDIM ends at the clean latents."""
+    clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    scheduler = make_scheduler("stable-diffusion", 25)
+
+    def predict(latents, timestep, states):
+        alpha = scheduler.alphas_cumprod[timestep]
+        return (latents - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+
+    text = torch.zeros(1, 2, 3)
+    ended = denoise(predict, scheduler, seeded_noise(0, clean.shape), text=text, negative=text, guidance_scale=1.0)
+    assert torch.allclose(ended, clean, atol=0.05)

@@ -1,0 +1,103 @@
+import json
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cdvideo.concept import Concept, ConceptHeader, newest_for_prompt, read_header
+from cdvideo.errors import UserError
+
+
+def make_concept(token: str = "V*") -> Concept:
+    header = ConceptHeader(base="pocket", fingerprint="abc", tokens=(token,), class_words=("bear",), steps=3)
+    return Concept(header=header, key_values={"mid.attn2.to_k.weight": torch.randn(4, 3)}, embeddings={token: torch.randn(3)})
+
+
+def test_a_concept_survives_its_file(tmp_path):
+    concept = make_concept()
+    concept.save(tmp_path / "new" / "bear.safetensors")
+    loaded = Concept.load(tmp_path / "new" / "bear.safetensors")
+    assert loaded.header == concept.header
+    assert torch.equal(loaded.key_values["mid.attn2.to_k.weight"], concept.key_values["mid.attn2.to_k.weight"])
+    assert torch.equal(loaded.embeddings["V*"], concept.embeddings["V*"])
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "bear.safetensors"]
+
+
+def test_the_header_is_read_without_torch(tmp_path):
+    make_concept().save(tmp_path / "bear.safetensors")
+    code = (
+        "import sys; from pathlib import Path; from cdvideo.concept import read_header; "
+        f"print(read_header(Path({str(tmp_path / 'bear.safetensors')!r})).tokens); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "('V*',)"
+
+
+def test_another_reader_agrees_about_the_header(tmp_path):
+    """The header as the format's specification lays it out: eight bytes of length, then JSON."""
+    make_concept().save(tmp_path / "bear.safetensors")
+    content = (tmp_path / "bear.safetensors").read_bytes()
+    metadata = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])["__metadata__"]
+    assert json.loads(metadata["cdvideo_concept"])["class_words"] == ["bear"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "not a safetensors file"), (b"\xff" * 64, "not a safetensors file"), (b"\x02\0\0\0\0\0\0\0{}", "no concept of cdvideo's")],
+)
+def test_other_files_are_refused(tmp_path, content, said):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        read_header(path)
+
+
+def test_missing_and_cut_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such concept"):
+        Concept.load(tmp_path / "none.safetensors")
+    path = tmp_path / "bear.safetensors"
+    make_concept().save(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UserError, match="is damaged"):
+        Concept.load(path)
+
+
+def test_strange_and_missing_tensors_are_refused_by_name(tmp_path):
+    path = tmp_path / "bear.safetensors"
+    make_concept().save(path)
+    metadata = {"cdvideo_concept": make_concept().header.to_json()}
+    save_file({**load_file(path), "stranger": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(UserError, match="stranger"):
+        Concept.load(path)
+    save_file({"unet.x": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(UserError, match="V\\*"):
+        Concept.load(path)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "bear.safetensors"
+    make_concept().save(path)
+    before = path.read_bytes()
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(UserError, match="cannot write the concept"):
+        make_concept().save(path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_newest_concept_named_in_the_prompt_is_chosen(tmp_path):
+    for name, token in (("a", "V*"), ("b", "V*"), ("c", "<dog>")):
+        make_concept(token).save(tmp_path / f"{name}.safetensors")
+        time.sleep(0.02)
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    assert newest_for_prompt("a V* bear", tmp_path) == tmp_path / "b.safetensors"
+    assert newest_for_prompt("a <dog> dog", tmp_path) == tmp_path / "c.safetensors"
+    assert newest_for_prompt("a bear", tmp_path) is None
+    assert newest_for_prompt("a V* bear", tmp_path / "none") is None

@@ -1,0 +1,128 @@
+"""The training loop on the pocket base: what trains, what it leaves alone, and that a resumed training is the same training."""
+
+import pytest
+import torch
+
+from cdvideo import train
+from cdvideo.concept import Concept
+from cdvideo.errors import UserError
+from cdvideo.resources import resource
+from cdvideo.train.checkpoint import checkpoint_path
+from cdvideo.train.methods import KeyValueTuning, detach_first_token
+
+SUBJECT = train.Subject(token="V*", class_word="bear", initializer="bear")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return {"V*": [train.load_photo(path) for path in train.find_photos(resource("samples", "bear"))]}
+
+
+def run(base, photos, out, **settings):
+    return train.train(base, photos, [SUBJECT], out=out, **{"steps": 4, "batch_size": 2, "learning_rate": 1e-4, **settings})
+
+
+def test_only_keys_values_and_the_token_change(pocket, photos, tmp_path):
+    before = {name: value.clone() for part in (pocket.unet, pocket.text_encoder, pocket.vae) for name, value in part.state_dict().items()}
+    concept = run(pocket, photos, tmp_path / "bear.safetensors")
+    after = {name: value for part in (pocket.unet, pocket.text_encoder, pocket.vae) for name, value in part.state_dict().items()}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before), "the base was not restored"
+    assert all(not torch.equal(before[name], value) for name, value in concept.key_values.items())
+    assert {name.rsplit(".", 2)[1] for name in concept.key_values} == {"to_k", "to_v"}
+    assert list(concept.embeddings) == ["V*"] and concept.header.class_words == ("bear",)
+
+
+def test_nothing_else_receives_a_gradient(pocket, photos):
+    from diffusers import DDPMScheduler
+
+    from cdvideo.train.loop import draw_views, step_losses
+
+    generator = torch.Generator().manual_seed(0)
+    class_features = pocket.text_features(["a photo of a bear"])
+    with KeyValueTuning(pocket, [SUBJECT]) as tuning:
+        scheduler = DDPMScheduler.from_config(pocket.components.scheduler_config)
+        views = draw_views([(SUBJECT, photo) for photo in photos["V*"]], 2, pocket, generator)
+        noise_loss, spl = step_losses(pocket, views, [SUBJECT], class_features, scheduler, generator)
+        spl.backward(retain_graph=True)
+        assert tuning.embedding.rows.grad is not None and tuning.embedding.rows.grad.abs().sum() > 0
+        assert all(value.grad is None for value in tuning.key_values.values()), "SPL reaches the token only"
+        noise_loss.backward()
+        trained = {id(value) for value in tuning.parameters}
+        everything = [*pocket.unet.parameters(), *pocket.text_encoder.parameters(), *pocket.vae.parameters()]
+        assert all(value.grad is not None for value in tuning.parameters)
+        assert all(value.grad is None for value in everything if id(value) not in trained)
+        assert len(tuning.parameters) == len(tuning.key_values) + 1
+
+
+def test_the_first_token_passes_without_a_gradient():
+    """By hand: of y = W x over three positions, the gradient of sum(y) skips the first."""
+    linear = torch.nn.Linear(1, 1, bias=False)
+    linear.register_forward_hook(detach_first_token)
+    states = torch.tensor([[[5.0], [2.0], [3.0]]])
+    output = linear(states)
+    assert torch.equal(output, states * linear.weight)
+    output.sum().backward()
+    assert linear.weight.grad.item() == 2 + 3
+
+
+def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(pocket, photos, tmp_path):
+    whole = run(pocket, photos, tmp_path / "whole.safetensors", steps=6)
+
+    def stop(progress):
+        if progress.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(UserError, match="stopped at step") as stopped:
+        run(pocket, photos, tmp_path / "parts.safetensors", steps=6, checkpoint_every=2, on_step=stop)
+    assert "--resume" in stopped.value.remedy and checkpoint_path(tmp_path / "parts.safetensors").exists()
+    resumed_at = []
+    parts = run(pocket, photos, tmp_path / "parts.safetensors", steps=6, resume=True, on_step=lambda progress: resumed_at.append(progress.step))
+    assert resumed_at == [5, 6]
+    assert all(torch.equal(whole.key_values[name], parts.key_values[name]) for name in whole.key_values)
+    assert torch.equal(whole.embeddings["V*"], parts.embeddings["V*"])
+    assert not checkpoint_path(tmp_path / "parts.safetensors").exists()
+
+
+def test_resuming_refuses_what_does_not_belong(pocket, photos, tmp_path):
+    out = tmp_path / "bear.safetensors"
+    with pytest.raises(UserError, match="nothing to resume"):
+        run(pocket, photos, out, resume=True)
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(UserError, match="before the first checkpoint"):
+        run(pocket, photos, out, on_step=stop)
+    with pytest.raises(UserError, match="stopped at step 2"):
+        run(pocket, photos, out, checkpoint_every=1, on_step=lambda progress: stop(progress) if progress.step == 2 else None)
+    with pytest.raises(UserError, match="seed was 0 and is 1"):
+        run(pocket, photos, out, resume=True, seed=1)
+    checkpoint_path(out).write_bytes(b"cut")
+    with pytest.raises(UserError, match="is damaged"):
+        run(pocket, photos, out, resume=True)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_step(pocket, photos, tmp_path):
+    with pytest.raises(UserError, match="not a number at step") as refused:
+        run(pocket, photos, tmp_path / "bear.safetensors", learning_rate=float("inf"))
+    assert "photo of a V* bear" in refused.value.cause
+
+
+def test_spl_keeps_the_phrase_near_its_class(pocket, photos, tmp_path):
+    """The paper's point, in its smallest form: with the loss the phrase stays closer to the class in the text encoder's space."""
+
+    def distance(weight: float) -> float:
+        concept = run(pocket, photos, tmp_path / "bear.safetensors", steps=15, learning_rate=2e-3, spl_weight=weight)
+        with pocket.inject(concept), torch.no_grad():
+            phrase, word = pocket.text_features(["a photo of a V* bear", "a photo of a bear"])
+        return float(1 - torch.nn.functional.cosine_similarity(phrase, word, dim=0))
+
+    assert distance(1.0) < 0.5 * distance(0.0)
+
+
+def test_the_file_holds_what_was_returned(pocket, photos, tmp_path):
+    concept = run(pocket, photos, tmp_path / "bear.safetensors", steps=1)
+    loaded = Concept.load(tmp_path / "bear.safetensors")
+    assert loaded.header == concept.header and loaded.header.fingerprint == pocket.fingerprint
+    assert all(torch.equal(loaded.key_values[name], value) for name, value in concept.key_values.items())

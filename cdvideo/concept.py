@@ -124,7 +124,9 @@ def _safetensors_metadata(path: Path) -> dict[str, str]:
             return dict(json.loads(file.read(size)).get("__metadata__", {}))
     except FileNotFoundError:
         raise UserError(
-            f"no such concept: {path}", cause=f"looked in {path.parent.resolve()}", remedy="make one with: cdvideo train IMAGES --class WORD"
+            f"no such concept: {path}",
+            cause=f"looked in {path.parent.resolve()}",
+            remedy="make one with: cdvideo train IMAGES --class WORD",
         ) from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a concept file", remedy=f"name a file in it: {path}/NAME.safetensors") from None

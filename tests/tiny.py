@@ -122,7 +122,9 @@ def motion_adapter(seed: int = 0, **overrides: Any) -> MotionAdapter:
 
 def scheduler() -> DDIMScheduler:
     """Stable Diffusion's training schedule."""
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
 
 
 def pipeline_folder(folder: Path, seed: int = 0) -> Path:

@@ -82,7 +82,9 @@ class Studio:
             raise ValueError("this studio has no motion module; give it one, or ask for a still")
         limit = self.motion_frame_limit
         if not 1 <= num_frames <= limit:
-            raise UserError(f"cannot render {num_frames} frames", remedy=f"choose --frames from 1 to {limit}; 16 is what the module was trained on")
+            raise UserError(
+                f"cannot render {num_frames} frames", remedy=f"choose --frames from 1 to {limit}; 16 is what the module was trained on"
+            )
         if fps <= 0 or fps > 120:
             raise UserError(f"cannot play {fps:g} frames a second", remedy="choose --fps from 1 to 120; 8 is usual")
         settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule)
@@ -159,12 +161,10 @@ class Studio:
         }
 
     def _origin(self) -> dict[str, Any]:
-        concepts = [
-            {"tokens": list(concept.header.tokens), "class_words": list(concept.header.class_words)} for concept in self.concepts
-        ]
+        concepts = [{"tokens": list(concept.header.tokens), "class_words": list(concept.header.class_words)} for concept in self.concepts]
         return {
             "base": self.base.id,
-            "base_fingerprint": self.base.fingerprint_when_loaded,
+            "base_fingerprint": self.base.fingerprint,
             "dtype": str(self.base.dtype).removeprefix("torch."),
             "concepts": concepts,
             "versions": versions(),

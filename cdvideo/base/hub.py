@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdvideo.base.catalog import BASES, MOTIONS
+from cdvideo.base.catalog import BASES, MOTIONS, BaseAlias, MotionAlias
 from cdvideo.base.layout import Requirement, choose
 from cdvideo.errors import UserError
 
@@ -33,7 +33,8 @@ def cached_models() -> list[CachedModel]:
     """What lies in the local hub cache, by name."""
     from huggingface_hub import constants
 
-    known = {alias.location: alias for alias in (*BASES.values(), *MOTIONS.values()) if alias.location}
+    aliases: list[BaseAlias | MotionAlias] = [*BASES.values(), *MOTIONS.values()]
+    known = {alias.location: alias for alias in aliases if alias.location}
     models = []
     for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
         location = folder.name.removeprefix("models--").replace("--", "/", 1)
@@ -99,12 +100,15 @@ def cached_folder(location: str) -> Path | None:
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
-        raise UserError(f"{location!r} is no hub id", cause=str(error).splitlines()[0], remedy="hub ids have the form owner/name") from error
+        raise UserError(
+            f"{location!r} is no hub id", cause=str(error).splitlines()[0], remedy="hub ids have the form owner/name"
+        ) from error
 
 
 def _download(location: str, requirements: Sequence[Requirement], *, what: str, looked: str) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignore[attr-defined]
 
     remedy = how_to_supply(location, requirements)
     try:
@@ -130,7 +134,7 @@ def _download(location: str, requirements: Sequence[Requirement], *, what: str, 
             cause=f"{looked} and on {constants.ENDPOINT}; a private one looks the same",
             remedy="check the spelling, or run: hf auth login",
         ) from error
-    except (HTTPError, OSError) as error:
+    except (ConnectionFailure, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"cannot fetch the {what} {location}", cause=f"{looked}, then asked {constants.ENDPOINT}: {reason}", remedy=remedy

@@ -21,7 +21,12 @@ def weight_files(component: str, *, half: bool) -> Requirement:
 def base_requirements(*, half: bool) -> list[Requirement]:
     """What a base's folder must hold."""
     configs = ("model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "unet/config.json", "vae/config.json")
-    tokenizer = (("tokenizer/tokenizer.json",), ("tokenizer/vocab.json", "tokenizer/merges.txt"))
+    old, new, settings = (
+        ("tokenizer/vocab.json", "tokenizer/merges.txt"),
+        ("tokenizer/tokenizer.json",),
+        ("tokenizer/tokenizer_config.json",),
+    )
+    tokenizer = (old + settings, new + settings, old, new)
     weights = [weight_files(component, half=half) for component in ("text_encoder", "unet", "vae")]
     return [*([(name,)] for name in configs), tokenizer, *weights]
 

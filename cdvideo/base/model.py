@@ -191,4 +191,9 @@ def versions() -> dict[str, str]:
 
     from cdvideo import __version__
 
-    return {"cdvideo": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__, "transformers": transformers.__version__}
+    return {
+        "cdvideo": __version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+    }

@@ -27,6 +27,13 @@ def describe(shapes: Shapes, *, text_width: int = 768) -> str:
     return _by_marker(names)
 
 
+def with_article(kind: str) -> str:
+    """The kind with "a" or "an" in front, where it has none and needs one."""
+    if kind.startswith(("a ", "an ", "something ")) or kind in (SD15, "Stable Diffusion 2", "Stable Diffusion 3", "Stable Diffusion XL"):
+        return kind
+    return f"{'an' if kind[0] in 'AEIO' else 'a'} {kind}"
+
+
 def _motion(names: list[str], lora: bool) -> str:
     if lora:
         return MOTION_LORA

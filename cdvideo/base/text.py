@@ -35,14 +35,14 @@ def tokenizer_with(tokenizer: Any, tokens: tuple[str, ...]) -> Any:
     """A copy of the tokenizer that reads each of `tokens` as one piece, with ids from the vocabulary's end on."""
     from tokenizers import AddedToken
 
+    for token in tokens:
+        if len(tokenizer(token, add_special_tokens=False).input_ids) == 1:
+            raise UserError(
+                f"the token {token!r} is a word that the base knows already",
+                remedy='choose another with --token, such as "V*" or "<my-bear>"',
+            )
     extended = copy.deepcopy(tokenizer)
-    added = extended.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
-    if added != len(tokens):
-        known = [token for token in tokens if token in tokenizer.get_vocab()]
-        raise UserError(
-            f"the token {known[0] if known else tokens[0]!r} is a word that the base knows already",
-            remedy='choose another with --token, such as "V*" or "<my-bear>"',
-        )
+    extended.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
     for token in tokens:
         ids = extended(f"a {token} thing", add_special_tokens=False).input_ids
         if extended.convert_tokens_to_ids(token) not in ids:

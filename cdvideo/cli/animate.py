@@ -11,12 +11,18 @@ from cdvideo.cli.options import choose_concept, offline_option, sampling_options
 @click.command("animate")
 @sampling_options
 @click.option("--motion", "motion_name", help="Motion module: alias, hub id, folder or file; by default the base's own.")
-@click.option("--motion-norm", type=click.Choice(["frame", "diffusers"]), default="frame", show_default=True, help="How the module normalises.")
+@click.option(
+    "--motion-norm", type=click.Choice(["frame", "diffusers"]), default="frame", show_default=True, help="How the module normalises."
+)
 @click.option("--schedule", type=click.Choice(["animatediff", "animatediff-original"]), default="animatediff", show_default=True)
 @click.option("--frames", type=int, default=16, show_default=True, help="Number of frames.")
 @click.option("--fps", type=float, default=8, show_default=True, help="Frames a second.")
 @click.option(
-    "--out", "outs", type=click.Path(path_type=Path), multiple=True, help="FILE.mp4, .gif, .webm, or a folder for PNG frames; may be repeated."
+    "--out",
+    "outs",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="FILE.mp4, .gif, .webm, or a folder for PNG frames; may be repeated.",
 )
 @offline_option
 def command(outs: tuple[Path, ...], **given: Any) -> None:

@@ -26,6 +26,6 @@ def command(out: Path) -> None:
     board = load_yaml(source, Storyboard).model_copy(update={"concept": concept.resolve()})
     photos = resource("samples", "bear")
     click.echo(f"photos:  {photos}")
-    train_concept(TrainConfig(images=photos, class_word="bear"), concept)
+    train_concept(TrainConfig.model_validate({"images": photos, "class": "bear"}), concept)
     click.echo(f"concept: {concept}")
     render_film(board, source, out)

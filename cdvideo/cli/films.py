@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -14,7 +15,7 @@ from cdvideo.storyboard import Film, render, slug
 
 def render_film(storyboard: Storyboard, source: Path, out: Path | None, *, device: str = "auto", dtype: str = "auto") -> Film:
     folder = out or Path("films") / slug(storyboard.title)
-    bars: list[tqdm[None]] = []
+    bars: list[tqdm[Any]] = []
 
     def on_shot(number: int, total: int, shot: Shot, done: bool) -> OnStep | None:
         if bars:
@@ -22,7 +23,7 @@ def render_film(storyboard: Storyboard, source: Path, out: Path | None, *, devic
         if done:
             click.echo(f"shot {number}/{total}: {shot.prompt} (rendered already)", err=True)
             return None
-        bar: tqdm[None] = tqdm(desc=f"shot {number}/{total}: {shot.prompt}", unit="step", dynamic_ncols=True)
+        bar: tqdm[Any] = tqdm(desc=f"shot {number}/{total}: {shot.prompt}", unit="step", dynamic_ncols=True)
         bars.append(bar)
 
         def on_step(step: int, steps: int) -> None:

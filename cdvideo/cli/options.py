@@ -54,5 +54,7 @@ def choose_concept(prompt: str, path: Path | None) -> Path | None:
         click.echo(f"concept: {chosen} ({', '.join(header.tokens)})", err=True)
     if not any(token in prompt for token in header.tokens):
         named = " or ".join(f'"{token} {word}"' for token, word in zip(header.tokens, header.class_words, strict=True))
-        click.echo(f"{click.style('note:', fg='yellow')} the prompt does not name the concept; write {named} where it should appear", err=True)
+        click.echo(
+            f"{click.style('note:', fg='yellow')} the prompt does not name the concept; write {named} where it should appear", err=True
+        )
     return chosen

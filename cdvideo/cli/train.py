@@ -16,7 +16,9 @@ from cdvideo.cli.options import device_options, offline_option
 @click.option("--steps", type=click.IntRange(1, 100_000), help="Training steps; by default the base's own number.")
 @click.option("--batch-size", type=click.IntRange(1, 256), help="Views a step; by default the base's own number.")
 @click.option("--learning-rate", type=float, help="For one picture; multiplied by the batch size.")
-@click.option("--spl-weight", type=click.FloatRange(min=0), help="Weight of the semantic preservation loss; 1.0 by default, 0 turns it off.")
+@click.option(
+    "--spl-weight", type=click.FloatRange(min=0), help="Weight of the semantic preservation loss; 1.0 by default, 0 turns it off."
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random draw; 0 by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="The concept file; concepts/WORD.safetensors by default.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted training.")
@@ -55,4 +57,4 @@ def _settings(images: Path, **given: Any) -> Any:
         return load_yaml(images, TrainConfig).model_copy(update=chosen)
     if "class_word" not in chosen:
         raise UserError("which class is the subject?", remedy=f"name it in one word: cdvideo train {images} --class bear")
-    return TrainConfig(images=images, **chosen)
+    return TrainConfig.model_validate({"images": images, **chosen})

@@ -22,6 +22,7 @@ def train_concept(
     subject = train.Subject(
         token=settings.token, class_word=settings.class_word, initializer=preset.initializer_token or settings.class_word
     )
+    base.single_token_id(loaded.tokenizer, subject.class_word)
     with tqdm(total=steps, desc=f"learning {settings.token} from {len(photos)} photos", unit="step", dynamic_ncols=True) as bar:
 
         def on_step(progress: train.Progress) -> None:

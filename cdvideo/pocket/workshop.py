@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.multiprocessing.spawn import spawn
 
 from cdvideo.pocket.recipes import autoencoder, clip, latents, unet
 from cdvideo.pocket.recipes.processes import on_every_core
@@ -37,7 +38,7 @@ class Workshop:
         path = self.folder / f"{name}.pt"
         if not path.exists():
             share = count // self.processes
-            torch.multiprocessing.spawn(_encode_share, (self, name, share, seed, num_frames, moving), nprocs=self.processes)
+            spawn(_encode_share, (self, name, share, seed, num_frames, moving), nprocs=self.processes)
             parts = [self.folder / f"{name}-{rank}.pt" for rank in range(self.processes)]
             latents.Latents.joined([latents.Latents.load(part) for part in parts]).save(path)
             for part in parts:

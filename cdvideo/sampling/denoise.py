@@ -44,7 +44,8 @@ def denoise(
         doubled = torch.cat([latents, latents]) if guided else latents
         noise_pred = predict_noise(scheduler.scale_model_input(doubled, timestep), timestep, states)
         if guided:
-            noise_pred = guided_noise(*noise_pred.chunk(2), guidance_scale)
+            noise_uncond, noise_text = noise_pred.chunk(2)
+            noise_pred = guided_noise(noise_uncond, noise_text, guidance_scale)
         latents = scheduler.step(noise_pred, timestep, latents).prev_sample
         if on_step:
             on_step(index + 1, total)

@@ -20,7 +20,7 @@ StrPath = str | os.PathLike[str]
 
 RECORD_NAME = "record.json"
 FRAME_NAME = re.compile(r"frame_(\d{4,})\.png")
-_SUFFIXES = {f".{kind}": kind for kind in get_args(Kind) if kind != "folder"}
+_SUFFIXES: dict[str, Kind] = {f".{kind}": kind for kind in get_args(Kind) if kind != "folder"}
 _FORMS = "NAME.mp4, NAME.webm, NAME.gif, NAME.png (one frame), or a folder (no suffix) for a PNG per frame"
 
 # A GIF counts time in hundredths of a second, and browsers slow a delay of one down to ten.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,8 @@ def encode_gif(clip: Clip) -> bytes:
     A GIF counts hundredths of a second; delays alternate so that the mean rate stays `clip.fps`, and the last frame stays for
     what is left of the whole duration.
     """
-    ends = [round(100 * count / clip.fps) for count in (clip.num_frames - 1, clip.num_frames)]
+    # As libav rounds the other delays: halves upwards.
+    ends = [math.floor(100 * count / clip.fps + 0.5) for count in (clip.num_frames - 1, clip.num_frames)]
     muxer_options = {"loop": "0", "final_delay": str(ends[1] - ends[0])}
     buffer = io.BytesIO()
 

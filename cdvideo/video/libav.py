@@ -77,7 +77,7 @@ def filtered(frames: Iterable[VideoFrame], wiring_for: Callable[[VideoFrame], Wi
     for frame in frames:
         if not graph.configured:
             time_base = frame.time_base
-            source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name, time_base=time_base)
+            source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)
             wiring_for(frame)(graph, source, graph.add("buffersink"))
             graph.configure()
         graph.vpush(frame)

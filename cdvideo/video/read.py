@@ -200,7 +200,10 @@ def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     with av.open(str(file), metadata_errors="replace") as container:
         if not container.streams.video:
             raise ValueError("it holds no pictures")
-        yield container, container.streams.video[0]
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise ValueError("its pictures are in a format that this PyAV cannot decode")
+        yield container, stream
 
 
 def _fps_of(stream: VideoStream) -> float:
@@ -209,20 +212,34 @@ def _fps_of(stream: VideoStream) -> float:
 
 
 def _read_video(file: Path) -> tuple[NDArray[np.uint8], float]:
-    import av
-
+    frames: list[NDArray[np.uint8]] = []
+    end = 0.0
     with _opened(file) as (container, stream):
         fps = _fps_of(stream)
         stream.thread_type = "AUTO"
-        frames = [frame.to_ndarray() for frame in filtered(container.decode(stream), to_rgb)]
-        promised = stream.frames or (round(container.duration * fps / av.time_base) if container.duration else 0)
-    # WebM only promises a duration, which may be off by one frame in rounding.
-    if not frames or len(frames) < promised - (0 if stream.frames else 1):
-        raise ValueError(f"it ends early: {len(frames)} of {promised} frames can be decoded")
+        for frame in filtered(container.decode(stream), to_rgb):
+            frames.append(np.asarray(frame.to_ndarray(), dtype=np.uint8))
+            end = (frame.time or 0.0) + 1 / fps
+        num_promised, promised_end = stream.frames, _promised_end(stream)
+    if not frames:
+        raise ValueError("none of its frames can be decoded")
+    if len(frames) < num_promised:
+        raise ValueError(f"it ends early: {len(frames)} of {num_promised} frames can be decoded")
+    if end < promised_end - 0.5 / fps:
+        raise ValueError(f"it ends early: {end:.2f} of {promised_end:.2f} seconds can be decoded")
     return np.stack(frames), fps
+
+
+def _promised_end(stream: VideoStream) -> float:
+    # Matroska counts no frames, but a finished file says how long each stream is; the container's own time includes sound.
+    text = next((value for key, value in stream.metadata.items() if key.upper() == "DURATION"), "0")
+    seconds = 0.0
+    for part in text.split(":"):
+        seconds = 60 * seconds + float(part)
+    return seconds
 
 
 def _describe_video(file: Path) -> tuple[int, int, int, float, str]:
     with _opened(file) as (container, stream):
         num_frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
-        return stream.width, stream.height, num_frames, _fps_of(stream), stream.codec_context.codec.canonical_name
+        return stream.width, stream.height, num_frames, _fps_of(stream), stream.codec_context.name

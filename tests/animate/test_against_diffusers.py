@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
+from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipeline
 
 from cdvideo.animate import Studio
 from cdvideo.errors import UserError
+from cdvideo.resources import resource
 from cdvideo.sampling import denoise, make_scheduler, seeded_noise
 
 PROMPT, NEGATIVE = "a bear reading a book in the snow", "bad quality, worse quality"
@@ -34,7 +35,7 @@ def test_clip_latents_agree_with_animatediff_pipeline(pocket, pocket_motion, sch
         text_encoder=pocket.text_encoder,
         tokenizer=pocket.tokenizer,
         unet=pocket.unet,
-        motion_adapter=pocket_motion.to_adapter(),
+        motion_adapter=MotionAdapter.from_pretrained(resource("motion_modules", "pocket")).float(),
         scheduler=make_scheduler(schedule, 4),
     )
     pipeline.set_progress_bar_config(disable=True)

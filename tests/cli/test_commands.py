@@ -37,7 +37,9 @@ def concept(tmp_path_factory) -> str:
 def test_from_photos_to_a_film(concept):
     os.makedirs("concepts")
     os.link(concept, "concepts/bear.safetensors")
-    result = call("animate", "--prompt", "a V* bear jumping", "--frames", "3", "--steps", "2", "--out", "a.mp4", "--out", "a.gif", "--out", "a")
+    result = call(
+        "animate", "--prompt", "a V* bear jumping", "--frames", "3", "--steps", "2", "--out", "a.mp4", "--out", "a.gif", "--out", "a"
+    )
     assert result.exit_code == 0, result.output
     assert "concept: concepts/bear.safetensors (V*)" in result.output
     assert all(f"wrote {name}" in result.output for name in ("a.mp4", "a.gif", "a"))

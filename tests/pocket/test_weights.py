@@ -44,7 +44,9 @@ def test_the_autoencoder_restores_a_picture_it_has_never_seen(pocket):
 
 def test_latents_have_unit_deviation(pocket):
     photos = [load_photo(path).resize((128, 128)) for path in find_photos(resource("samples", "bear"))]
-    pixels = torch.stack([torch.tensor(list(photo.get_flattened_data())).view(128, 128, 3).permute(2, 0, 1) / 127.5 - 1 for photo in photos])
+    pixels = torch.stack(
+        [torch.tensor(list(photo.get_flattened_data())).view(128, 128, 3).permute(2, 0, 1) / 127.5 - 1 for photo in photos]
+    )
     assert 0.5 < pocket.encode(pixels).std() < 1.6
 
 

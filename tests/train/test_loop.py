@@ -77,7 +77,9 @@ def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(pocket, photos,
         run(pocket, photos, tmp_path / "parts.safetensors", steps=6, checkpoint_every=2, on_step=stop)
     assert "--resume" in stopped.value.remedy and checkpoint_path(tmp_path / "parts.safetensors").exists()
     resumed_at = []
-    parts = run(pocket, photos, tmp_path / "parts.safetensors", steps=6, resume=True, on_step=lambda progress: resumed_at.append(progress.step))
+    parts = run(
+        pocket, photos, tmp_path / "parts.safetensors", steps=6, resume=True, on_step=lambda progress: resumed_at.append(progress.step)
+    )
     assert resumed_at == [5, 6]
     assert all(torch.equal(whole.key_values[name], parts.key_values[name]) for name in whole.key_values)
     assert torch.equal(whole.embeddings["V*"], parts.embeddings["V*"])

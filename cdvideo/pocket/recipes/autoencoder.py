@@ -84,6 +84,7 @@ def _start_as_identity(model: AutoencoderKL) -> None:
 
 def _carry(conv: nn.Conv2d, pooled: bool = False) -> None:
     """Lets the first twelve channels pass unchanged, and leaves the others at a small random start."""
+    assert conv.bias is not None
     conv.weight.mul_(0.3)
     conv.bias.zero_()
     for channel in range(12):
@@ -196,4 +197,3 @@ def expected_decibels_of_pooling(painter: Painter) -> float:
     """What average pooling by 8 would score: the line that the autoencoder has to beat."""
     pictures, _ = world_batch(painter, np.random.default_rng(10**9), 96)
     return psnr(pictures, F.interpolate(F.avg_pool2d(pictures, 8), scale_factor=8, mode="bilinear"))
-

@@ -49,7 +49,7 @@ def train_tokenizer(seed: int = 0, count: int = 30_000) -> CLIPTokenizer:
     pieces = sorted(alphabet)
     vocabulary = pieces + [piece + "</w>" for piece in pieces]
     vocabulary += [first + second for first, second in merges]
-    vocabulary = list(dict.fromkeys(vocabulary)) + ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = [*dict.fromkeys(vocabulary), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={piece: index for index, piece in enumerate(vocabulary)}, merges=merges, model_max_length=NUM_POSITIONS)
 
 
@@ -61,9 +61,7 @@ def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
 
 def build(tokenizer: CLIPTokenizer) -> CLIPModel:
     shared = dict(hidden_size=192, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4, projection_dim=128)
-    specials = dict(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id
-    )
+    specials = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id)
     text = dict(shared, vocab_size=len(tokenizer), max_position_embeddings=NUM_POSITIONS, **specials)
     vision = dict(shared, image_size=IMAGE_SIDE, patch_size=8)
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
@@ -168,7 +166,9 @@ def finished(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     """The averaged CLIP model and its tokenizer."""
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     model = build(tokenizer)
-    names = nn.ModuleDict({"model": model, "said": Heads(192, tuple(LABELS)), "seen": Heads(192, ("subject", "worn", "held", "place", "size"))})
+    names = nn.ModuleDict(
+        {"model": model, "said": Heads(192, tuple(LABELS)), "seen": Heads(192, ("subject", "worn", "held", "place", "size"))}
+    )
     average = Average(names, 0.997)
     Run.open(folder, average=average)
     average.put()

@@ -1,7 +1,7 @@
 """The motion module: an AnimateDiff V2 MotionAdapter for the pocket UNet, trained on clips with the UNet frozen.
 
-Its output projections start at zero, so that training starts from the still model (Guo et al. 2023, section 4.2). Clips follow AnimateDiff's
-linear schedule.
+Its output projections start at zero, so that training starts from the still model (Guo et al. 2023, section 4.2). Clips follow
+AnimateDiff's linear schedule.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import MotionAdapter
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ LEARNING_RATE = 1.5e-3
 LINEAR = 1
 
 
-def build(base: nn.Module) -> MotionAdapter:
+def build(base: UNet2DConditionModel) -> MotionAdapter:
     adapter = MotionAdapter(
         block_out_channels=tuple(base.config.block_out_channels),
         motion_layers_per_block=base.config.layers_per_block,
@@ -42,7 +42,7 @@ def build(base: nn.Module) -> MotionAdapter:
     return adapter
 
 
-def attached(base: nn.Module, adapter: MotionAdapter) -> nn.Module:
+def attached(base: UNet2DConditionModel, adapter: MotionAdapter) -> UNetMotionModel:
     """The motion UNet, sharing the base's and the adapter's parameters."""
     return attach(base, MotionModule.from_adapter(adapter, source="pocket"))
 

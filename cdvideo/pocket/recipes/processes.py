@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 from cdvideo.pocket.recipes.run import Run
 
@@ -30,7 +31,7 @@ def on_every_core(worker: Any, *arguments: Any, processes: int) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-    torch.multiprocessing.spawn(_enter, (processes, worker, arguments), nprocs=processes)
+    spawn(_enter, (processes, worker, arguments), nprocs=processes)
 
 
 def _enter(rank: int, processes: int, worker: Any, arguments: tuple[Any, ...]) -> None:

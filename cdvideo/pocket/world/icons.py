@@ -135,9 +135,7 @@ def fetch(family: IconFamily, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     package = f"@iconify-json/{family.name}@{family.version}"
     try:
-        done = subprocess.run(
-            ["npm", "pack", "--silent", "--json", package], cwd=path.parent, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(["npm", "pack", "--silent", "--json", package], cwd=path.parent, capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         raise UserError(
             f"cannot fetch the icon family {package}",

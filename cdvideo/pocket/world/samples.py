@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cdvideo.pocket.world.catalogue import SUBJECTS
 from cdvideo.pocket.world.scene import Painter, Scene
 
 SIDE = 512
-SHOTS = (
+SHOTS: tuple[dict[str, Any], ...] = (
     {"place": "grass", "height": 0.62, "x": 0.5},
     {"place": "white", "height": 0.72, "x": 0.48},
     {"place": "beach", "height": 0.5, "x": 0.55},

@@ -292,11 +292,12 @@ def _paint_place(scene: Scene, moment: float, side: int, painter: Painter) -> Im
         canvas = _gradient(side, (0, (58, 34, 64)), (floor, (96, 60, 92)), (floor + 0.001, (176, 118, 66)), (1, (138, 88, 46)))
         draw = ImageDraw.Draw(canvas, "RGBA")
         lean = 0.06 * math.sin(2 * math.pi * (moment + scene.phase))
-        draw.polygon([(side * x, side * y) for x, y in ((0.46, 0), (0.54, 0), (0.84 + lean, 0.95), (0.16 + lean, 0.95))], fill=(255, 240, 190, 70))
+        draw.polygon(
+            [(side * x, side * y) for x, y in ((0.46, 0), (0.54, 0), (0.84 + lean, 0.95), (0.16 + lean, 0.95))], fill=(255, 240, 190, 70)
+        )
         for edge in (0.0, 1.0):
             for fold in range(3):
                 near, far = abs(edge - fold * 0.06), abs(edge - (fold + 1) * 0.06)
                 shade = (196, 30, 44) if fold % 2 == 0 else (158, 18, 34)
                 draw.rectangle((min(near, far) * side, 0, max(near, far) * side, floor * side), fill=shade)
     return canvas
-

@@ -1,0 +1,54 @@
+"""Devices and precisions by name."""
+
+import pytest
+import torch
+
+from cdvideo.base.device import resolve_device, resolve_dtype
+from cdvideo.errors import UserError
+
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def test_auto_takes_the_gpu_that_is_there(two_gpus):
+    assert resolve_device("auto") == resolve_device("cuda") == CUDA
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_auto_falls_back_to_the_cpu(no_gpu):
+    assert resolve_device("auto") == resolve_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "gpu", "cuda:x", ""])
+def test_devices_that_are_not_there(no_gpu, name):
+    with pytest.raises(UserError) as refused:
+        resolve_device(name)
+    assert refused.value.remedy
+
+
+def test_a_gpu_too_many(two_gpus):
+    with pytest.raises(UserError, match="cuda:2"):
+        resolve_device("cuda:2")
+
+
+def test_auto_precision(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert resolve_dtype("auto", CUDA) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert resolve_dtype("auto", CUDA) == torch.float16
+    assert (resolve_dtype("auto", MPS), resolve_dtype("auto", CPU)) == (torch.float16, torch.float32)
+    assert resolve_dtype("bf16", CPU) == torch.bfloat16
+    with pytest.raises(UserError, match="fp8"):
+        resolve_dtype("fp8", CPU)

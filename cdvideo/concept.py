@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdvideo.errors import UserError
-from cdvideo.files import replacing
+from cdvideo.files import replace_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,16 +70,12 @@ class Concept:
 
     def save(self, path: Path) -> None:
         """Writes the file whole or not at all."""
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         tensors = {f"unet.{name}": value.detach().cpu().contiguous() for name, value in self.key_values.items()}
         tensors |= {f"embedding.{token}": value.detach().cpu().contiguous() for token, value in self.embeddings.items()}
-        with replacing(path, "concept") as temporary:
-            try:
-                save_file(tensors, temporary, metadata={"cdvideo_concept": self.header.to_json()})
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
+        content = save(tensors, metadata={"cdvideo_concept": self.header.to_json()})
+        replace_files(path, [(path, content)])
 
     @classmethod
     def load(cls, path: Path) -> Concept:

@@ -7,6 +7,7 @@ class UserError(Exception):
     """Something the user asked for cannot be done: what it is, why, and the way out."""
 
     exit_code = 2
+    label = "error"
 
     def __init__(self, message: str, *, cause: str = "", remedy: str = "") -> None:
         super().__init__(message)
@@ -21,6 +22,13 @@ class UserError(Exception):
         if self.remedy:
             parts.append(f"  try: {self.remedy}")
         return "\n".join(parts)
+
+
+class Interrupted(UserError):
+    """The user stopped the work with Ctrl-C; says what is kept."""
+
+    exit_code = 130
+    label = "stopped"
 
 
 class UserNote(UserWarning):

@@ -1,46 +1,123 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what a file system says when it cannot."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cdvideo.errors import UserError
 
+_PROBE_BYTES = 4096
+ELSEWHERE = "give another path"
+
 
 def check_writable(path: Path) -> None:
-    """Makes sure, before any work is done for it, that a file can be written there. Raises UserError where it cannot."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not a file", remedy=f"name a file: {path / 'NAME'}{path.suffix}")
-    existing = path.absolute().parent
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise UserError(f"cannot write {path}", cause=f"{existing} is a file, not a folder", remedy="choose another place with --out")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write {path}", cause=f"no permission to write in {existing}", remedy="choose another place with --out")
+    """Nothing, where a file can be written to `path`. Call it before the work whose result goes there. Raises UserError otherwise."""
+    if os.path.isdir(path):
+        inside = path / f"NAME{path.suffix}"
+        raise UserError(f"{path} cannot be written.", cause="it is a folder", remedy=f"give a file inside it, such as {inside}")
+    probe_folder(Path(os.path.realpath(path)).parent, path, longest_name=path)
 
 
-@contextmanager
-def replacing(path: Path, what: str) -> Iterator[Path]:
-    """A temporary path beside `path` to write to, which takes its place at the end of the block.
+def probe_folder(folder: Path, target: Path, *, longest_name: Path) -> None:
+    """Nothing, where a few bytes can be written in `folder`, or in the nearest one above it that exists.
 
-    Where anything fails the temporary file goes and what lay at `path` stays; a failure to write becomes a UserError that names `what`.
+    A full disk, missing rights, a read-only disk and a name too long show here. Raises UserError about `target`.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    with explained(target):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            longest_name.lstat()
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        if not os.path.isdir(folder):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+
+
+@contextlib.contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """A block in which a failure of the file system becomes a UserError about `target`."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"cannot write the {what} {path}", cause=str(error), remedy="free some space there, or choose another place with --out"
-        ) from error
+        yield
+    except OSError as error:
+        cause, remedy = _explain(error, target)
+        raise UserError(f"{target} cannot be written.", cause=cause, remedy=remedy) from error
+
+
+def _explain(error: OSError, target: Path) -> tuple[str, str]:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            full = "the disk is full" if error.errno == errno.ENOSPC else "your share of the disk is used up"
+            return f"{full}{_free_space(target)}", "free some space there, or give a path on another disk"
+        case errno.EFBIG:
+            return "the file would be larger than this system or `ulimit -f` allows", "raise the limit, or render fewer frames"
+        case errno.EACCES | errno.EPERM:
+            return "permission denied", "give a folder that you may write to"
+        case errno.EROFS:
+            return "the disk is read-only", "give a path on a disk that can be written"
+        case errno.ENAMETOOLONG:
+            return "the name is too long for this disk", "give a shorter name"
+        case errno.ENOTDIR:
+            return f"{error.filename or 'a part of the path'} is a file, not a folder", "give a path through folders only"
+    return error.strerror or str(error), ELSEWHERE
+
+
+def _free_space(target: Path) -> str:
+    for folder in target.absolute().parents:
+        if os.path.isdir(folder):
+            return f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free in {folder})"
+    return ""
+
+
+def replace_files(target: Path, files: Iterable[tuple[Path, bytes]]) -> None:
+    """Nothing; afterwards every file of `files` (path and content) is there in full, or none is and what was there still is.
+
+    Everything is first written out under temporary names in the final folders, and only then renamed in the order given.
+    Folders that are missing are made. Raises UserError about `target`, with temporary files and new folders removed; the same
+    clearing up follows Ctrl-C and an exception from `files` itself.
+    """
+    staged: list[tuple[Path, Path]] = []
+    made: list[Path] = []
+    finished = False
+    try:
+        with explained(target):
+            for path, content in files:
+                # Through a link the file itself is replaced, not the link.
+                final = Path(os.path.realpath(path))
+                _make_folders(final.parent, made)
+                temporary = final.with_name(f".cdvideo-{secrets.token_hex(6)}.partial")
+                staged.append((temporary, final))
+                with open(temporary, "xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            for temporary, final in staged:
+                os.replace(temporary, final)
+            finished = True
     finally:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            # The folder itself cannot be reached: the error above has said so.
-            pass
+        for temporary, _ in staged:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        if not finished:
+            for folder in reversed(made):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+def _make_folders(folder: Path, made: list[Path]) -> None:
+    missing = []
+    while not os.path.lexists(folder):
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(exist_ok=True)
+        made.append(new)

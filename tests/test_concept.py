@@ -86,9 +86,10 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(UserError, match="cannot write the concept"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="cannot be written") as refused:
         make_concept().save(path)
+    assert "the disk is full" in refused.value.cause
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 

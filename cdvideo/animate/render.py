@@ -77,7 +77,7 @@ class Studio:
         schedule: str = "animatediff",
         on_step: OnStep | None = None,
     ) -> Clip:
-        """A clip of `num_frames` frames, its record naming every setting. `size` is (width, height) in pixels, the base's own by default."""
+        """`num_frames` frames and a record of every setting. `size` is (width, height) in pixels; the base's own by default."""
         if self._motion_unet is None:
             raise ValueError("this studio has no motion module; give it one, or ask for a still")
         limit = self.motion_frame_limit

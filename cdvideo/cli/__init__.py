@@ -45,7 +45,7 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except UserError as error:
-            click.echo(click.style("error: ", fg="red", bold=True, reset=True) + str(error), err=True)
+            click.echo(click.style(f"{error.label}: ", fg="red", bold=True) + str(error), err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("\nstopped", err=True)

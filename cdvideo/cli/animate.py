@@ -40,7 +40,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
 
     destinations = outs or tuple(default_out(given["prompt"], suffix) for suffix in ("mp4", "gif"))
     for path in destinations:
-        check_destination(path)
+        check_destination(path, num_frames=max(given["frames"], 1), fps=given["fps"])
     concept = choose_concept(given["prompt"], given.pop("concept"))
     sampling, setup = split_settings(given)
     sampling |= {"num_frames": setup.pop("frames"), "fps": setup.pop("fps"), "schedule": setup.pop("schedule")}

@@ -40,8 +40,8 @@ def render(
     name = slug(storyboard.title)
     files = {suffix: out / f"{name}.{suffix}" for suffix in ("mp4", "gif")}
     shots_folder = out / "shots"
-    for path in (*files.values(), shots_folder / "probe.png"):
-        video.check_destination(path)
+    for path in (*files.values(), shots_folder):
+        video.check_destination(path, fps=storyboard.fps)
     if storyboard.size:
         animate.parse_size(storyboard.size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from cdvideo.errors import UserError
-from cdvideo.files import replacing
+from cdvideo.files import replace_files
 
 
 def checkpoint_path(out: Path) -> Path:
@@ -18,8 +19,9 @@ def checkpoint_path(out: Path) -> Path:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    with replacing(path, "checkpoint") as temporary:
-        torch.save(state, temporary)
+    content = io.BytesIO()
+    torch.save(state, content)
+    replace_files(path, [(path, content.getvalue())])
 
 
 def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

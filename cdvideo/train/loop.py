@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cdvideo.base import Base, versions
 from cdvideo.concept import Concept, ConceptHeader
-from cdvideo.errors import UserError
+from cdvideo.errors import Interrupted, UserError
 from cdvideo.train.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from cdvideo.train.losses import masked_noise_loss, semantic_preservation_loss
 from cdvideo.train.methods import KeyValueTuning, Subject
@@ -74,15 +74,18 @@ def train(
 
     with KeyValueTuning(base, subjects) as tuning:
         optimizer = torch.optim.AdamW(tuning.parameters, lr=learning_rate * batch_size, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
+        # Gradients of fp16 passes would vanish without scaling; in every other precision this does nothing.
+        scaler = torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16)
         first = 0
         if state:
             first = _restore(state, tuning, optimizer, generator)
+            scaler.load_state_dict(state["scaler"])
 
         def snapshot(step: int) -> None:
             values = {name: value.detach() for name, value in tuning.key_values.items()}
             rows, random_state = tuning.embedding.rows.detach(), generator.get_state()
             saved = {"settings": settings, "step": step, "key_values": values, "rows": rows, "random": random_state}
-            save_checkpoint(checkpoint_path(out), {**saved, "optimizer": optimizer.state_dict()})
+            save_checkpoint(checkpoint_path(out), {**saved, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()})
 
         step = first
         try:
@@ -97,9 +100,11 @@ def train(
                         remedy="try a lower --learning-rate, or --dtype fp32",
                     )
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                scaler.scale(loss).backward()
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(tuning.parameters, 1.0)
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
                 if on_step:
                     on_step(Progress(step=step + 1, steps=steps, noise_loss=float(noise_loss.detach()), spl=float(spl.detach())))
                 if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
@@ -107,10 +112,9 @@ def train(
         except KeyboardInterrupt:
             # The interrupted step may have drawn noise already, so the last whole checkpoint is the one to go on from.
             if not checkpoint_path(out).exists():
-                raise UserError(f"stopped at step {step + 1}, before the first checkpoint", remedy="start again") from None
-            raise UserError(
-                f"stopped at step {step + 1}", cause=f"the last checkpoint is kept: {checkpoint_path(out)}", remedy="go on with --resume"
-            ) from None
+                raise Interrupted(f"at step {step + 1}, before the first checkpoint", remedy="start again") from None
+            kept = f"the last checkpoint is kept: {checkpoint_path(out)}"
+            raise Interrupted(f"at step {step + 1}", cause=kept, remedy="go on with --resume") from None
         header = ConceptHeader(
             base=base.id,
             fingerprint=base.fingerprint,

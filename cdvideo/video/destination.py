@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import re
-import secrets
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
 from cdvideo.errors import UserError
+from cdvideo.files import ELSEWHERE, probe_folder
 
 Kind = Literal["mp4", "webm", "gif", "png", "folder"]
 StrPath = str | os.PathLike[str]
@@ -25,8 +20,6 @@ _FORMS = "NAME.mp4, NAME.webm, NAME.gif, NAME.png (one frame), or a folder (no s
 
 # A GIF counts time in hundredths of a second, and browsers slow a delay of one down to ten.
 GIF_MAX_FPS = 50.0
-_PROBE_BYTES = 4096
-_ELSEWHERE = "give another path"
 
 
 def kind_of(path: StrPath) -> Kind:
@@ -65,21 +58,10 @@ def check_destination(path: StrPath, *, num_frames: int | None = None, fps: floa
         raise UserError(f"{target} cannot become a folder of frames.", cause="it is a file", remedy=remedy)
     for file in [sidecar_of(target, kind)] if kind == "folder" else [target, sidecar_of(target, kind)]:
         if os.path.isdir(file):
-            remedy = f"give a file inside it, such as {file / ('clip' + target.suffix)}" if file == target else _ELSEWHERE
+            remedy = f"give a file inside it, such as {file / ('clip' + target.suffix)}" if file == target else ELSEWHERE
             raise UserError(f"{file} cannot be written.", cause="it is a folder", remedy=remedy)
-    with explained(target):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            sidecar_of(target, kind).lstat()
-        final = Path(os.path.realpath(target))
-        folder = final if kind == "folder" else final.parent
-        while not os.path.lexists(folder):
-            folder = folder.parent
-        if not os.path.isdir(folder):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(bytes(_PROBE_BYTES))
-            probe.flush()
-            os.fsync(probe.fileno())
+    final = Path(os.path.realpath(target))
+    probe_folder(final if kind == "folder" else final.parent, target, longest_name=sidecar_of(target, kind))
 
 
 def _check_format(target: Path, kind: Kind, num_frames: int | None, fps: float | None) -> None:
@@ -95,83 +77,3 @@ def _check_format(target: Path, kind: Kind, num_frames: int | None, fps: float |
             cause=f"a GIF shows at most {GIF_MAX_FPS:g}",
             remedy=f"lower fps to {GIF_MAX_FPS:g} or less, or give a name that ends in .mp4",
         )
-
-
-@contextlib.contextmanager
-def explained(target: Path) -> Iterator[None]:
-    """A block in which a failure of the file system becomes a UserError about `target`."""
-    try:
-        yield
-    except OSError as error:
-        cause, remedy = _explain(error, target)
-        raise UserError(f"{target} cannot be written.", cause=cause, remedy=remedy) from error
-
-
-def _explain(error: OSError, target: Path) -> tuple[str, str]:
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            full = "the disk is full" if error.errno == errno.ENOSPC else "your share of the disk is used up"
-            return f"{full}{_free_space(target)}", "free some space there, or give a path on another disk"
-        case errno.EFBIG:
-            return "the file would be larger than this system or `ulimit -f` allows", "raise the limit, or render fewer frames"
-        case errno.EACCES | errno.EPERM:
-            return "permission denied", "give a folder that you may write to"
-        case errno.EROFS:
-            return "the disk is read-only", "give a path on a disk that can be written"
-        case errno.ENAMETOOLONG:
-            return "the name is too long for this disk", "give a shorter name"
-        case errno.ENOTDIR:
-            return f"{error.filename or 'a part of the path'} is a file, not a folder", "give a path through folders only"
-    return error.strerror or str(error), _ELSEWHERE
-
-
-def _free_space(target: Path) -> str:
-    for folder in target.absolute().parents:
-        if os.path.isdir(folder):
-            return f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB free in {folder})"
-    return ""
-
-
-def replace_files(target: Path, files: Iterable[tuple[Path, bytes]]) -> None:
-    """Nothing; afterwards every file of `files` (path and content) is there in full, or none is and what was there still is.
-
-    Everything is first written out under temporary names in the final folders, and only then renamed in the order given.
-    Folders that are missing are made. Raises UserError about `target`, with temporary files and new folders removed; the same
-    clearing up follows Ctrl-C and an exception from `files` itself.
-    """
-    staged: list[tuple[Path, Path]] = []
-    made: list[Path] = []
-    finished = False
-    try:
-        with explained(target):
-            for path, content in files:
-                # Through a link the file itself is replaced, not the link.
-                final = Path(os.path.realpath(path))
-                _make_folders(final.parent, made)
-                temporary = final.with_name(f".cdvideo-{secrets.token_hex(6)}.partial")
-                staged.append((temporary, final))
-                with open(temporary, "xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-            for temporary, final in staged:
-                os.replace(temporary, final)
-            finished = True
-    finally:
-        for temporary, _ in staged:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        if not finished:
-            for folder in reversed(made):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-
-
-def _make_folders(folder: Path, made: list[Path]) -> None:
-    missing = []
-    while not os.path.lexists(folder):
-        missing.append(folder)
-        folder = folder.parent
-    for new in reversed(missing):
-        new.mkdir(exist_ok=True)
-        made.append(new)

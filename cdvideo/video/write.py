@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cdvideo.errors import UserError
+from cdvideo.files import explained, replace_files
 from cdvideo.video.clip import Clip
 from cdvideo.video.destination import (
     FRAME_NAME,
     Kind,
     StrPath,
     check_destination,
-    explained,
     kind_of,
-    replace_files,
     sidecar_of,
 )
 from cdvideo.video.encode import encode_gif, encode_mp4, encode_png, encode_webm

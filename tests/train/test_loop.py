@@ -5,7 +5,7 @@ import torch
 
 from cdvideo import train
 from cdvideo.concept import Concept
-from cdvideo.errors import UserError
+from cdvideo.errors import Interrupted, UserError
 from cdvideo.resources import resource
 from cdvideo.train.checkpoint import checkpoint_path
 from cdvideo.train.methods import KeyValueTuning, detach_first_token
@@ -73,7 +73,7 @@ def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(pocket, photos,
         if progress.step == 5:
             raise KeyboardInterrupt
 
-    with pytest.raises(UserError, match="stopped at step") as stopped:
+    with pytest.raises(Interrupted, match="at step") as stopped:
         run(pocket, photos, tmp_path / "parts.safetensors", steps=6, checkpoint_every=2, on_step=stop)
     assert "--resume" in stopped.value.remedy and checkpoint_path(tmp_path / "parts.safetensors").exists()
     resumed_at = []
@@ -94,9 +94,9 @@ def test_resuming_refuses_what_does_not_belong(pocket, photos, tmp_path):
     def stop(progress):
         raise KeyboardInterrupt
 
-    with pytest.raises(UserError, match="before the first checkpoint"):
+    with pytest.raises(Interrupted, match="before the first checkpoint"):
         run(pocket, photos, out, on_step=stop)
-    with pytest.raises(UserError, match="stopped at step 2"):
+    with pytest.raises(Interrupted, match="at step 2"):
         run(pocket, photos, out, checkpoint_every=1, on_step=lambda progress: stop(progress) if progress.step == 2 else None)
     with pytest.raises(UserError, match="seed was 0 and is 1"):
         run(pocket, photos, out, resume=True, seed=1)

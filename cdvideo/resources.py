@@ -14,9 +14,8 @@ def resource(*parts: str) -> Path:
 
     Raises UserError where it does not exist in this installation.
     """
-    roots = (_PACKAGE.parent, _PACKAGE / "_data")
-    if not (_PACKAGE.parent / "pyproject.toml").is_file():
-        roots = (_PACKAGE / "_data",)
+    is_checkout = (_PACKAGE.parent / "pyproject.toml").is_file()
+    roots = [*([_PACKAGE.parent] if is_checkout else []), _PACKAGE / "_data"]
     for root in roots:
         path = root.joinpath(*parts)
         if path.exists():

@@ -1,9 +1,6 @@
 import pytest
-import torch
 
 from cdvideo import base, motion
-
-torch.set_num_threads(2)
 
 
 @pytest.fixture

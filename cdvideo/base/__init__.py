@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cdvideo.base.model import Base, Injection, key_value_names, load, versions
-    from cdvideo.base.text import ConceptEmbedding, single_token_id, tokenizer_with
+    from cdvideo.base.text import ConceptEmbedding, initializer_id, single_token_id, tokenizer_with
 
-__all__ = ["Base", "ConceptEmbedding", "Injection", "key_value_names", "load", "single_token_id", "tokenizer_with", "versions"]
+__all__ = [
+    "Base",
+    "ConceptEmbedding",
+    "Injection",
+    "initializer_id",
+    "key_value_names",
+    "load",
+    "single_token_id",
+    "tokenizer_with",
+    "versions",
+]
 
-_TEXT = {"ConceptEmbedding", "single_token_id", "tokenizer_with"}
+_TEXT = {"ConceptEmbedding", "initializer_id", "single_token_id", "tokenizer_with"}
 
 
 def __getattr__(name: str) -> Any:

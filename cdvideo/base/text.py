@@ -78,6 +78,15 @@ def eos_features(last_hidden_state: Tensor, input_ids: Tensor, eos_token_id: int
     return last_hidden_state[rows, eos_positions(input_ids, eos_token_id).to(last_hidden_state.device)]
 
 
+def initializer_id(tokenizer: Any, word: str) -> int:
+    """The id whose embedding a new token starts from: the vocabulary's own entry of that name, else the word as the tokenizer reads it.
+
+    SD1.5's rare entry `ktn` (Custom Diffusion's choice) exists only inside longer words, so reading it as a word would split it.
+    """
+    entry = tokenizer.get_vocab().get(word)
+    return int(entry) if entry is not None else single_token_id(tokenizer, word)
+
+
 def single_token_id(tokenizer: Any, word: str) -> int:
     """The id of a word that the base's tokenizer holds as one piece. Raises UserError where it splits."""
     ids = tokenizer(word, add_special_tokens=False).input_ids

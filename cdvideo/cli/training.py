@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from tqdm import tqdm
@@ -9,6 +10,7 @@ from tqdm import tqdm
 from cdvideo import base, train
 from cdvideo.concept import Concept
 from cdvideo.config import TrainConfig
+from cdvideo.errors import UserNote
 
 
 def train_concept(
@@ -23,6 +25,9 @@ def train_concept(
         token=settings.token, class_word=settings.class_word, initializer=preset.initializer_token or settings.class_word
     )
     base.single_token_id(loaded.tokenizer, subject.class_word)
+    if not resume and train.checkpoint_path(out).exists():
+        message = f"starting anew; --resume would go on from {train.checkpoint_path(out)}"
+        warnings.warn(message, UserNote, stacklevel=1)
     with tqdm(total=steps, desc=f"learning {settings.token} from {len(photos)} photos", unit="step", dynamic_ncols=True) as bar:
 
         def on_step(progress: train.Progress) -> None:

@@ -87,7 +87,7 @@ def train(
             saved = {"settings": settings, "step": step, "key_values": values, "rows": rows, "random": random_state}
             save_checkpoint(checkpoint_path(out), {**saved, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()})
 
-        step = first
+        step, checkpointed = first, bool(state)
         try:
             for step in range(first, steps):
                 views = draw_views(samples, batch_size, base, generator)
@@ -109,9 +109,10 @@ def train(
                     on_step(Progress(step=step + 1, steps=steps, noise_loss=float(noise_loss.detach()), spl=float(spl.detach())))
                 if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
                     snapshot(step + 1)
+                    checkpointed = True
         except KeyboardInterrupt:
             # The interrupted step may have drawn noise already, so the last whole checkpoint is the one to go on from.
-            if not checkpoint_path(out).exists():
+            if not checkpointed:
                 raise Interrupted(f"at step {step + 1}, before the first checkpoint", remedy="start again") from None
             kept = f"the last checkpoint is kept: {checkpoint_path(out)}"
             raise Interrupted(f"at step {step + 1}", cause=kept, remedy="go on with --resume") from None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cdvideo.base import Base, ConceptEmbedding, key_value_names, single_token_id, tokenizer_with
+from cdvideo.base import Base, ConceptEmbedding, initializer_id, key_value_names, single_token_id, tokenizer_with
 
 
 def detach_first_token(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class KeyValueTuning:
         self._embedding = base.text_encoder.get_input_embeddings()
         for subject in subjects:
             single_token_id(self._tokenizer, subject.class_word)
-        starts = [single_token_id(self._tokenizer, subject.initializer) for subject in subjects]
+        starts = [initializer_id(self._tokenizer, subject.initializer) for subject in subjects]
         base.components.tokenizer = tokenizer_with(self._tokenizer, tuple(subject.token for subject in subjects))
         rows = self._embedding.weight[torch.tensor(starts, device=base.device)].detach().float().clone()
         self.embedding = ConceptEmbedding(self._embedding, rows)

@@ -81,7 +81,7 @@ def test_the_whole_unet_is_the_2d_unet_with_the_original_transformers_in_between
     ours = model(**clip()).sample
 
     def reference(place):
-        def forward(hidden_states, *_, num_frames=1, **__):
+        def forward(hidden_states, encoder_hidden_states=None, timestep=None, class_labels=None, num_frames=1, cross_attention_kwargs=None):
             hidden = hidden_states.unflatten(0, (-1, num_frames)).transpose(1, 2)
             return motion_transformer(hidden, weights, place, num_heads=4, num_groups=8).transpose(1, 2).flatten(0, 1)
 

@@ -79,12 +79,13 @@ def eos_features(last_hidden_state: Tensor, input_ids: Tensor, eos_token_id: int
 
 
 def initializer_id(tokenizer: Any, word: str) -> int:
-    """The id whose embedding a new token starts from: the vocabulary's own entry of that name, else the word as the tokenizer reads it.
+    """The id whose embedding a new token starts from: the word's, else the vocabulary's entry of that very name.
 
-    SD1.5's rare entry `ktn` (Custom Diffusion's choice) exists only inside longer words, so reading it as a word would split it.
+    SD1.5's rare entry `ktn` (Custom Diffusion's choice) occurs only inside longer words; read as a word it would split.
     """
+    ids = tokenizer(word, add_special_tokens=False).input_ids
     entry = tokenizer.get_vocab().get(word)
-    return int(entry) if entry is not None else single_token_id(tokenizer, word)
+    return int(entry) if len(ids) != 1 and entry is not None else single_token_id(tokenizer, word)
 
 
 def single_token_id(tokenizer: Any, word: str) -> int:

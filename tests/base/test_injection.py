@@ -7,7 +7,8 @@ import pytest
 import torch
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 
-from cdvideo.base import key_value_names
+from cdvideo.base import initializer_id, key_value_names
+from cdvideo.base.single_file import shipped_tokenizer
 from cdvideo.base.text import eos_positions, single_token_id, tokenizer_with
 from cdvideo.concept import Concept, ConceptHeader
 from cdvideo.errors import UserError
@@ -152,3 +153,12 @@ def test_tokens_have_to_be_new_and_class_words_whole(pocket):
 def test_too_long_prompts_say_what_is_lost(pocket):
     with pytest.warns(UserWarning, match="not used: .*penguin"):
         pocket.text_states(["a bear " * 40 + "penguin"])
+
+
+def test_a_token_may_start_from_an_entry_that_no_text_reads_as_one_piece():
+    """Custom Diffusion starts from `ktn`, entry 42170 of CLIP's vocabulary, while the text "ktn" reads as two tokens."""
+    tokenizer = shipped_tokenizer()
+    assert initializer_id(tokenizer, "ktn") == 42170
+    assert initializer_id(tokenizer, "bear") == tokenizer("bear", add_special_tokens=False).input_ids[0]
+    with pytest.raises(UserError, match="as one word"):
+        initializer_id(tokenizer, "quizzicality")

@@ -125,9 +125,9 @@ POCKET_PRESET = BasePreset(
     kind="pocket",
     native_size=128,
     default_motion="pocket",
-    train_steps=250,
+    train_steps=240,
     batch_size=4,
-    learning_rate=5e-4,
+    learning_rate=6e-5,
 )
 
 

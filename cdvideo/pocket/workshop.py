@@ -62,12 +62,6 @@ def train_autoencoder(workshop: Workshop, seconds: float) -> None:
     autoencoder.train(workshop.painter, workshop.folder / "autoencoder", seconds)
 
 
-def train_decoder(workshop: Workshop, seconds: float) -> None:
-    """More training for the decoder alone: latents, and so every other part, stay as they are."""
-    autoencoder.finished(workshop.painter, workshop.folder / "autoencoder")
-    autoencoder.train(workshop.painter, workshop.folder / "autoencoder", seconds, decoder_only=True)
-
-
 def train_clip(workshop: Workshop, seconds: float) -> None:
     torch.manual_seed(0)
     clip.train(workshop.painter, workshop.folder / "clip", seconds)
@@ -130,8 +124,7 @@ MODEL_INDEX = {
 PARTS: dict[str, tuple[Callable[[Workshop, float], None], float]] = {
     "autoencoder": (train_autoencoder, 9),
     "clip": (train_clip, 13),
-    "unet": (train_unet, 90),
-    "motion": (train_motion, 30),
-    "decoder": (train_decoder, 25),
+    "unet": (train_unet, 58),
+    "motion": (train_motion, 26),
 }
 """Each part's training and the minutes of two CPU cores that it was given."""

@@ -128,19 +128,14 @@ def held_out_psnr(model: AutoencoderKL, painter: Painter, count: int = 96) -> fl
     return psnr(pictures, torch.cat(decoded))
 
 
-def train(painter: Painter, folder: Path, seconds: float, decoder_only: bool = False, batch_size: int = 8) -> None:
-    """Trains for `seconds` in all. With `decoder_only`, latents stay what they are and only their decoding improves."""
+def train(painter: Painter, folder: Path, seconds: float, batch_size: int = 8) -> None:
+    """Trains for `seconds` in all."""
     model = build()
     _match_gains(model, world_batch(painter, np.random.default_rng(3), 32)[0])
     optimisers, average = Optimisers(model, weight_decay=0.0), Average(model, 0.998)
     run = Run.open(folder, model=model, average=average, optimisers=optimisers)
-    if decoder_only:
-        model.encoder.requires_grad_(False)
-        model.quant_conv.requires_grad_(False)
-    start = run.elapsed
     total_error, count = 0.0, 0
     while run.elapsed < seconds:
-        fraction = (run.elapsed - start) / max(seconds - start, 1e-9)
         pictures, _ = world_batch(painter, np.random.default_rng((7, run.step)), batch_size)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(pictures).latent_dist
@@ -152,7 +147,7 @@ def train(painter: Painter, folder: Path, seconds: float, decoder_only: bool = F
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimisers.step((0.5e-3 if decoder_only else 1e-3) * constant_then_decay(fraction))
+        optimisers.step(1e-3 * constant_then_decay(run.elapsed / seconds))
         average.update()
         run.step += 1
         total_error, count = total_error + float(loss.detach()), count + 1
@@ -168,21 +163,14 @@ def train(painter: Painter, folder: Path, seconds: float, decoder_only: bool = F
 
 @torch.no_grad()
 def finished(painter: Painter, folder: Path) -> AutoencoderKL:
-    """The averaged model, its latents' shift and scale folded into the quantising convolutions: zero mean, deviation 1 / scaling factor.
-
-    The statistics are kept beside the checkpoint when first measured, so that decoder-only training later leaves latents alone.
-    """
+    """The averaged model, its latents' shift and scale folded into the quantising convolutions: zero mean, deviation 1 / scaling factor."""
     model = build()
     average = Average(model, 0.998)
     Run.open(folder, model=model, average=average)
     average.put()
-    statistics = folder / "latents.pt"
-    if not statistics.exists():
-        pictures, _ = world_batch(painter, np.random.default_rng(5), 512)
-        latents = torch.cat([model.encode(part).latent_dist.mode() for part in pictures.split(32)])
-        torch.save({"mean": latents.mean(dim=(0, 2, 3)), "std": latents.std(dim=(0, 2, 3))}, statistics)
-    saved = torch.load(statistics, weights_only=True)
-    mean, gain = saved["mean"], 1 / (SCALING_FACTOR * saved["std"])
+    pictures, _ = world_batch(painter, np.random.default_rng(5), 512)
+    latents = torch.cat([model.encode(part).latent_dist.mode() for part in pictures.split(32)])
+    mean, gain = latents.mean(dim=(0, 2, 3)), 1 / (SCALING_FACTOR * latents.std(dim=(0, 2, 3)))
     quant, post = model.quant_conv, model.post_quant_conv
     post.bias.add_((post.weight[:, :, 0, 0] * mean).sum(1))
     post.weight.div_(gain[None, :, None, None])
@@ -191,9 +179,3 @@ def finished(painter: Painter, folder: Path) -> AutoencoderKL:
     # The log-variance head feeds the same latents, so its deviations are scaled as well.
     quant.bias[4:].add_(2 * torch.log(gain))
     return model.eval()
-
-
-def expected_decibels_of_pooling(painter: Painter) -> float:
-    """What average pooling by 8 would score: the line that the autoencoder has to beat."""
-    pictures, _ = world_batch(painter, np.random.default_rng(10**9), 96)
-    return psnr(pictures, F.interpolate(F.avg_pool2d(pictures, 8), scale_factor=8, mode="bilinear"))

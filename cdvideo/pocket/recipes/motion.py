@@ -17,11 +17,11 @@ from cdvideo.motion import MotionModule, attach
 from cdvideo.pocket.recipes import unet
 from cdvideo.pocket.recipes.diffusion import Noising
 from cdvideo.pocket.recipes.latents import Latents
-from cdvideo.pocket.recipes.optimisers import Optimisers
-from cdvideo.pocket.recipes.processes import average_gradients, same_everywhere, save_from_first
-from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
+from cdvideo.pocket.recipes.processes import Shared
+from cdvideo.pocket.recipes.run import Average, Run
 
-LEARNING_RATE = 1.5e-3
+DECAY = 0.998
+HELD_OUT = 32
 LINEAR = 1
 
 
@@ -42,63 +42,41 @@ def build(base: UNet2DConditionModel) -> MotionAdapter:
     return adapter
 
 
-def attached(base: UNet2DConditionModel, adapter: MotionAdapter) -> UNetMotionModel:
-    """The motion UNet, sharing the base's and the adapter's parameters."""
-    return attach(base, MotionModule.from_adapter(adapter, source="pocket"))
+def moving_parts(base: UNet2DConditionModel, adapter: MotionAdapter) -> UNetMotionModel:
+    """The motion UNet, sharing the base's and the adapter's memory; only the adapter's parameters require gradients."""
+    model = attach(base, MotionModule.from_adapter(adapter, source="pocket"))
+    for name, value in model.named_parameters():
+        value.requires_grad_(".motion_modules." in name)
+    return model
 
 
-def train_worker(rank: int, processes: int, data: Path, unet_folder: Path, folder: Path, seconds: float, batch_size: int = 4) -> None:
+def train_worker(rank: int, processes: int, data: Path, unet_folder: Path, folder: Path, seconds: float) -> None:
+    """One process's part in training the motion module on the encoded clips in `data`, for `seconds` in all."""
     torch.manual_seed(0)
-    latents = Latents.load(data)
-    base = unet.finished(unet_folder).requires_grad_(False)
-    adapter = build(base)
-    model = attached(base, adapter).requires_grad_(False)
+    latents, noising = Latents.load(data), Noising()
+    base = unet.finished(unet_folder)
+    model = moving_parts(base, build(base))
     model.set_attn_processor(AttnProcessor())
-    trained = {name: value for name, value in model.named_parameters() if "motion_modules" in name}
-    for value in trained.values():
-        value.requires_grad_(True)
-    optimisers, average = Optimisers(model, rank, processes), Average(model, 0.998)
-    run = Run.open(folder, optimisers=optimisers, average=average, trained=_Parameters(trained))
-    parameters = list(trained.values())
-    noising = Noising()
-    held_out, share = 32, batch_size // processes
-    losses: list[float] = []
-    saved = run.elapsed
-    while (elapsed := same_everywhere(run.elapsed)) < seconds:
-        generator = torch.Generator().manual_seed(2_000_003 * run.step + rank)
-        picked = torch.randint(held_out, len(latents), (share,), generator=generator)
-        loss = noise_error(model, latents, picked, noising, generator)
-        model.zero_grad()
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimisers.step(LEARNING_RATE * constant_then_decay(elapsed / seconds))
-        average.update()
-        run.step += 1
-        losses.append(float(loss.detach()))
-        if run.step % 50 == 0:
-            if rank == 0:
-                run.log(clips=run.step * batch_size, loss=sum(losses) / len(losses))
-            losses.clear()
-        if elapsed > saved + 180:
-            save_from_first(run, rank, optimisers=optimisers, average=average, trained=_Parameters(trained))
-            saved = elapsed
-    save_from_first(run, rank, optimisers=optimisers, average=average, trained=_Parameters(trained))
 
-
-class _Parameters:
-    """Named parameters with a module's way of saving and loading."""
-
-    def __init__(self, named: dict[str, nn.Parameter]) -> None:
-        self.named = named
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {name: value.detach() for name, value in self.named.items()}
+    def error(picked: Tensor, generator: torch.Generator) -> Tensor:
+        return noise_error(model, latents, picked, noising, generator)
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, value in self.named.items():
-            value.copy_(state[name])
+    def validate() -> float:
+        generator = torch.Generator().manual_seed(99)
+        return float(torch.stack([error(part, generator) for part in torch.arange(HELD_OUT).split(4)]).mean())
+
+    shared = Shared(
+        rank=rank,
+        processes=processes,
+        folder=folder,
+        seconds=seconds,
+        batch_size=4,
+        learning_rate=1.5e-3,
+        average_decay=DECAY,
+        log_every=50,
+    )
+    shared.train(model, error, range(HELD_OUT, len(latents)), validate)
 
 
 def noise_error(model: nn.Module, latents: Latents, picked: Tensor, noising: Noising, generator: torch.Generator) -> Tensor:
@@ -116,10 +94,7 @@ def finished(unet_folder: Path, folder: Path) -> MotionAdapter:
     """The averaged motion module."""
     base = unet.finished(unet_folder)
     adapter = build(base)
-    model = attached(base, adapter).requires_grad_(False)
-    for name, value in model.named_parameters():
-        value.requires_grad_("motion_modules" in name)
-    average = Average(model, 0.998)
+    average = Average(moving_parts(base, adapter), DECAY)
     Run.open(folder, average=average)
     average.put()
     return adapter.eval()

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from cdvideo.pocket.recipes.run import Run
-
-
-def average_gradients(parameters: list[nn.Parameter]) -> None:
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    gradients = [value.grad for value in parameters if value.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+from cdvideo.pocket.recipes.optimisers import Optimisers
+from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
 
 
 def on_every_core(worker: Any, *arguments: Any, processes: int) -> None:
@@ -41,15 +34,90 @@ def _enter(rank: int, processes: int, worker: Any, arguments: tuple[Any, ...]) -
     dist.destroy_process_group()
 
 
-def same_everywhere(value: float) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """One process's part in a training that several share."""
+
+    rank: int
+    processes: int
+    folder: Path
+    seconds: float
+    batch_size: int
+    learning_rate: float
+    average_decay: float
+    log_every: int
+    save_every_seconds: float = 240.0
+
+    def train(
+        self, model: nn.Module, error: Callable[[Tensor, torch.Generator], Tensor], items: range, validate: Callable[[], float]
+    ) -> None:
+        """Trains what in `model` requires gradients, for `seconds` in all, on `error(picked items, generator)`.
+
+        Every process draws its share of the batch and they average their gradients; rank 0 validates with the averaged weights, logs and
+        saves. A checkpoint in `folder` is gone on from.
+        """
+        trained = _Trained({name: value for name, value in model.named_parameters() if value.requires_grad})
+        optimisers, average = Optimisers(model, self.rank, self.processes), Average(model, self.average_decay)
+        run = Run.open(self.folder, trained=trained, optimisers=optimisers, average=average)
+        parameters = list(trained.named.values())
+        losses: list[float] = []
+        saved = run.elapsed
+        while (elapsed := _same_everywhere(run.elapsed)) < self.seconds:
+            generator = torch.Generator().manual_seed(1_000_003 * run.step + self.rank)
+            picked = torch.randint(items.start, items.stop, (self.batch_size // self.processes,), generator=generator)
+            loss = error(picked, generator)
+            model.zero_grad()
+            loss.backward()
+            _average_gradients(parameters)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimisers.step(self.learning_rate * constant_then_decay(elapsed / self.seconds))
+            average.update()
+            run.step += 1
+            losses.append(float(loss.detach()))
+            if run.step % self.log_every == 0:
+                if self.rank == 0:
+                    with average.applied():
+                        validation = validate()
+                    run.log(samples=run.step * self.batch_size, loss=sum(losses) / len(losses), validation=validation)
+                losses.clear()
+            if elapsed > saved + self.save_every_seconds:
+                self._save(run, trained, optimisers, average)
+                saved = elapsed
+        self._save(run, trained, optimisers, average)
+
+    def _save(self, run: Run, trained: _Trained, optimisers: Optimisers, average: Average) -> None:
+        # Every process has to take part: each holds some of the optimisers' state.
+        states = {"trained": trained.state_dict(), "optimisers": optimisers.state_dict(), "average": average.state_dict()}
+        if self.rank == 0:
+            run.save(**states)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Named parameters with a module's way of saving and loading."""
+
+    named: dict[str, nn.Parameter]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.named.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, value in self.named.items():
+            value.copy_(state[name])
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    gradients = [value.grad for value in parameters if value.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def _same_everywhere(value: float) -> float:
     """Rank 0's value, so that every process stops at the same step."""
     shared = torch.tensor(value, dtype=torch.float64)
     dist.broadcast(shared, 0)
     return float(shared)
-
-
-def save_from_first(run: Run, rank: int, **stateful: Any) -> None:
-    """Writes the checkpoint from rank 0, with what the other processes hold."""
-    states = {name: thing.state_dict() for name, thing in stateful.items()}
-    if rank == 0:
-        run.save(**states)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from cdvideo.pocket.recipes.diffusion import Noising
 from cdvideo.pocket.recipes.latents import Latents
-from cdvideo.pocket.recipes.optimisers import Optimisers
-from cdvideo.pocket.recipes.processes import average_gradients, same_everywhere, save_from_first
-from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
+from cdvideo.pocket.recipes.processes import Shared
+from cdvideo.pocket.recipes.run import Average, Run
 
 TEXT_DROP = 0.1
-LEARNING_RATE = 1.2e-3
+DECAY = 0.999
+HELD_OUT = 1024
 
 
 def build(text_width: int = 192) -> UNet2DConditionModel:
@@ -41,41 +41,33 @@ def build(text_width: int = 192) -> UNet2DConditionModel:
     return model
 
 
-def train_worker(rank: int, processes: int, data: Path, folder: Path, seconds: float, batch_size: int = 64) -> None:
+def train_worker(rank: int, processes: int, data: Path, folder: Path, seconds: float) -> None:
+    """One process's part in training the UNet on the encoded stills in `data`, for `seconds` in all."""
     torch.manual_seed(0)
-    latents = Latents.load(data)
+    latents, noising = Latents.load(data), Noising()
     model = build(latents.text.shape[-1])
     # On a CPU the fused attention's backward pass in bf16 takes three times as long as the plain one's.
     model.set_attn_processor(AttnProcessor())
-    optimisers, average = Optimisers(model, rank, processes), Average(model, 0.999)
-    run = Run.open(folder, model=model, optimisers=optimisers, average=average)
-    parameters = list(model.parameters())
-    noising = Noising()
-    held_out, share = 1024, batch_size // processes
-    losses: list[float] = []
-    saved = run.elapsed
-    while (elapsed := same_everywhere(run.elapsed)) < seconds:
-        generator = torch.Generator().manual_seed(1_000_003 * run.step + rank)
-        picked = torch.randint(held_out, len(latents), (share,), generator=generator)
-        loss = noise_error(model, latents, picked, noising, generator)
-        model.zero_grad()
-        loss.backward()
-        average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimisers.step(LEARNING_RATE * constant_then_decay(elapsed / seconds))
-        average.update()
-        run.step += 1
-        losses.append(float(loss.detach()))
-        if run.step % 100 == 0:
-            if rank == 0:
-                with average.applied():
-                    validation = validate(model, latents, noising, held_out)
-                run.log(samples=run.step * batch_size, loss=sum(losses) / len(losses), validation=validation)
-            losses.clear()
-        if elapsed > saved + 240:
-            save_from_first(run, rank, model=model, optimisers=optimisers, average=average)
-            saved = elapsed
-    save_from_first(run, rank, model=model, optimisers=optimisers, average=average)
+
+    def error(picked: Tensor, generator: torch.Generator) -> Tensor:
+        return noise_error(model, latents, picked, noising, generator)
+
+    @torch.no_grad()
+    def validate() -> float:
+        generator = torch.Generator().manual_seed(99)
+        return float(torch.stack([error(part, generator) for part in torch.arange(256).split(64)]).mean())
+
+    shared = Shared(
+        rank=rank,
+        processes=processes,
+        folder=folder,
+        seconds=seconds,
+        batch_size=64,
+        learning_rate=1.2e-3,
+        average_decay=DECAY,
+        log_every=100,
+    )
+    shared.train(model, error, range(HELD_OUT, len(latents)), validate)
 
 
 def noise_error(model: nn.Module, latents: Latents, picked: Tensor, noising: Noising, generator: torch.Generator) -> Tensor:
@@ -90,17 +82,10 @@ def noise_error(model: nn.Module, latents: Latents, picked: Tensor, noising: Noi
     return (predicted.float() - noise).pow(2).mean()
 
 
-@torch.no_grad()
-def validate(model: nn.Module, latents: Latents, noising: Noising, held_out: int, count: int = 256) -> float:
-    generator = torch.Generator().manual_seed(99)
-    errors = [noise_error(model, latents, torch.arange(at, at + 64), noising, generator) for at in range(0, min(count, held_out), 64)]
-    return float(torch.stack(errors).mean())
-
-
 def finished(folder: Path, text_width: int = 192) -> UNet2DConditionModel:
     """The averaged model."""
     model = build(text_width)
-    average = Average(model, 0.999)
+    average = Average(model, DECAY)
     Run.open(folder, average=average)
     average.put()
     return model.eval()

@@ -1,0 +1,118 @@
+"""The recipes' parts: noise as the schedulers define it, an autoencoder that starts as the identity, trainings that resume."""
+
+import numpy as np
+import pytest
+import torch
+
+from cdvideo.pocket.recipes import autoencoder, clip
+from cdvideo.pocket.recipes.diffusion import Noising, cumulative_alphas
+from cdvideo.pocket.recipes.latents import Latents
+from cdvideo.pocket.recipes.optimisers import Optimisers
+from cdvideo.pocket.recipes.processes import on_every_core
+from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
+from cdvideo.pocket.world.scene import Painter
+from cdvideo.sampling import make_scheduler
+from tests.pocket.test_world import FlatIcons
+
+
+@pytest.mark.parametrize(("row", "schedule"), [(0, "stable-diffusion"), (1, "animatediff")])
+def test_noise_schedules_are_the_samplers_own(row, schedule):
+    assert torch.allclose(cumulative_alphas()[row], make_scheduler(schedule, 10).alphas_cumprod, atol=1e-5)
+
+
+def test_noisy_latents_hold_the_noise_that_is_asked_for():
+    noising, generator = Noising(), torch.Generator().manual_seed(0)
+    clean = torch.randn(64, 4, 16, 16, generator=generator)
+    noisy, noise, timesteps = noising(clean, generator, schedule=1)
+    alphas = cumulative_alphas()[1, timesteps].view(-1, 1, 1, 1)
+    assert torch.allclose((noisy - (1 - alphas).sqrt() * noise) / alphas.sqrt(), clean, atol=1e-3)
+
+
+def test_timesteps_are_drawn_where_min_snr_gives_weight():
+    noising = Noising(uniform=0.0)
+    alphas = cumulative_alphas()[0, [50, 500]]
+    snr = alphas / (1 - alphas)
+    ratio = (5 / snr[0]) / 1.0  # at step 50 the signal is far above gamma, at 500 below: weights 5 / SNR and 1
+    assert snr[0] > 5 > snr[1]
+    assert torch.isclose(noising.density[0, 50] / noising.density[0, 500], ratio)
+    assert torch.allclose(noising.density.sum(1), torch.ones(2))
+
+
+def test_the_autoencoder_starts_near_the_identity():
+    pictures, _ = autoencoder.world_batch(Painter(FlatIcons()), np.random.default_rng(0), 8)
+    torch.manual_seed(0)
+    model = autoencoder.build()
+    autoencoder._match_gains(model, pictures)
+    with torch.no_grad():
+        restored = model.decode(model.encode(pictures).latent_dist.mode()).sample
+    pooled = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(pictures, 8), scale_factor=8, mode="bilinear")
+    assert autoencoder.psnr(restored, pictures) > autoencoder.psnr(pooled, pictures) - 2
+
+
+def test_the_tokenizer_knows_the_worlds_words_and_spells_the_others():
+    tokenizer = clip.train_tokenizer(count=3000)
+    assert [len(tokenizer(word, add_special_tokens=False).input_ids) for word in ("bear", "headphones", "beach")] == [1, 1, 1]
+    assert len(tokenizer("quizzical", add_special_tokens=False).input_ids) > 3
+    assert tokenizer("a bear").input_ids[0] == tokenizer.bos_token_id and tokenizer.eos_token_id == len(tokenizer) - 1
+
+
+def test_an_average_follows_and_steps_aside():
+    model = torch.nn.Linear(2, 2)
+    average = Average(model, decay=0.5)
+    first = model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight += 1
+    average.update()  # the decay warms up: (1 + 1) / (10 + 1)
+    with average.applied():
+        assert torch.allclose(model.weight, first + 1 - 2 / 11)
+    assert torch.allclose(model.weight, first + 1)
+
+
+def test_rates_are_constant_and_then_decay():
+    assert [constant_then_decay(at) for at in (0.005, 0.5, 0.79, 0.9)] == pytest.approx([0.5, 1, 1, 0.5])
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    def make():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(40, 40), torch.nn.LayerNorm(40))
+        return model, Optimisers(model)
+
+    def step(model, optimisers, number):
+        model.zero_grad()
+        model(torch.randn(4, 40, generator=torch.Generator().manual_seed(number))).pow(2).mean().backward()
+        optimisers.step(1e-2)
+
+    whole, optimisers = make()
+    for number in range(6):
+        step(whole, optimisers, number)
+    parts, optimisers = make()
+    run = Run.open(tmp_path, model=parts, optimisers=optimisers)
+    for number in range(3):
+        step(parts, optimisers, number)
+        run.step += 1
+    run.save(model=parts, optimisers=optimisers)
+    resumed, optimisers = make()
+    run = Run.open(tmp_path, model=resumed, optimisers=optimisers)
+    assert run.step == 3
+    for number in range(3, 6):
+        step(resumed, optimisers, number)
+    assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_two_processes_train_the_unet_and_go_on(tmp_path):
+    from cdvideo.pocket.recipes import unet
+
+    generator = torch.Generator().manual_seed(0)
+    count = unet.HELD_OUT + 64
+    mean = torch.randn(count, 1, 4, 16, 16, generator=generator).half()
+    latents = Latents(mean, torch.zeros_like(mean), torch.randn(count, 8, 192, generator=generator).half(), torch.zeros(8, 192).half())
+    latents.save(tmp_path / "data.pt")
+    steps, seconds = [], 1.0
+    for _ in range(2):
+        on_every_core(unet.train_worker, tmp_path / "data.pt", tmp_path / "unet", seconds, processes=2)
+        saved = torch.load(tmp_path / "unet" / "checkpoint.pt", weights_only=True)
+        steps.append(saved["step"])
+        seconds = saved["seconds"] + 1.0
+    assert 0 < steps[0] < steps[1]
+    assert saved["trained"]["conv_out.weight"].abs().sum() > 0, "the zero-initialised output has moved"

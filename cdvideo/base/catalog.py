@@ -127,7 +127,7 @@ POCKET_PRESET = BasePreset(
     default_motion="pocket",
     train_steps=240,
     batch_size=4,
-    learning_rate=6e-5,
+    learning_rate=3e-5,
 )
 
 

@@ -125,6 +125,7 @@ POCKET_PRESET = BasePreset(
     kind="pocket",
     native_size=128,
     default_motion="pocket",
+    guidance_scale=4.0,
     train_steps=240,
     batch_size=4,
     learning_rate=3e-5,

@@ -30,7 +30,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
 
     \b
     Examples:
-      cdvideo animate --prompt "a V* bear reading a book"
+      cdvideo animate --prompt "a V* bear reading a book in the snow"
       cdvideo animate --prompt "a V* bear wearing sunglasses on the beach" --seed 3 --out bear.mp4 --out bear.gif
       cdvideo animate --prompt "a panda jumping in the snow" --base pocket --out panda.gif
     """

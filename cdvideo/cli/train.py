@@ -45,7 +45,7 @@ def command(images: Path, base_name: str | None, device: str, dtype: str, offlin
 
     train_concept(settings, out, device=device, dtype=dtype, offline=offline, resume=resume)
     click.echo(f"concept: {out}")
-    click.echo(f'next:    cdvideo animate --prompt "a {settings.token} {settings.class_word} reading a book"')
+    click.echo(f'next:    cdvideo animate --prompt "a {settings.token} {settings.class_word} reading a book in the snow"')
 
 
 def _settings(images: Path, **given: Any) -> Any:

@@ -80,6 +80,14 @@ FAMILIES = {
             url="https://github.com/EmojiTwo/emojitwo",
         ),
         IconFamily(
+            name="streamline-emojis",
+            version="1.2.4",
+            integrity="sha512-iNr9T9XuZVTyQPJO8ZlLxBzPkpi7qMl+z1l0C31vpEMqhPMelth3n7CeWQYtixdetDPdI81yeG4ROqjWpYJE6A==",
+            licence="CC-BY-4.0",
+            author="Streamline",
+            url="https://github.com/webalys-hq/streamline-vectors",
+        ),
+        IconFamily(
             name="fluent-emoji",
             version="1.2.7",
             integrity="sha512-D8G6bKAyIsyxP1rzZtIWr/gg/fO4Rg1+DyCWlfqKK4h8W+4Em/Y0P6QYgJUQTlUcagzJvSyg+9OBv4hz4Hc/QA==",
@@ -195,6 +203,13 @@ def drawn_sprite(name: str, colour: str) -> Image.Image:
             f'<path d="M70 46 h50 v20 a25 22 0 0 1 -50 0 z" fill="{colour}"/>'
             '<path d="M16 52 l14 0 l-12 18 z" fill="#ffffff" opacity=".35"/>'
             '<path d="M78 52 l14 0 l-12 18 z" fill="#ffffff" opacity=".35"/>'
+        ),
+        "scarf": (
+            f'<path d="M76 30 l22 0 l8 62 l-30 0 z" fill="{colour}"/>'
+            f'<path d="M8 12 Q64 44 120 12 L122 34 Q64 72 6 34 z" fill="{colour}"/>'
+            '<path d="M78 66 l24 0 l1 9 l-25 0 z" fill="#ffffff" opacity=".55"/>'
+            '<path d="M30 23 l10 6 l-2 22 l-12 -6 z" fill="#ffffff" opacity=".55"/>'
+            '<path d="M92 26 l9 -5 l4 21 l-10 6 z" fill="#ffffff" opacity=".55"/>'
         ),
     }
     return trim(rasterise(svg(bodies[name], "0 0 128 128")))

@@ -1,12 +1,13 @@
-"""The sample subjects: pictures of a drawing that the pocket base has never seen, as a user's photos of one subject would be."""
+"""The sample subjects: pictures of drawings that the pocket base has never seen, as users' photos of one subject each would be."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from cdvideo.pocket.world.catalogue import SUBJECTS
-from cdvideo.pocket.world.scene import Painter, Scene
+from cdvideo.pocket.world.painter import Painter
+from cdvideo.pocket.world.scene import Scene
+from cdvideo.pocket.world.subjects import PERSONAL, SUBJECTS
 
 SIDE = 512
 SHOTS: tuple[dict[str, Any], ...] = (
@@ -18,13 +19,16 @@ SHOTS: tuple[dict[str, Any], ...] = (
 )
 
 
-def paint_samples(painter: Painter, folder: Path, subject: str = "bear") -> list[Path]:
-    """Writes one subject's pictures, `SIDE` pixels a side, as PNG files named by number."""
-    folder.mkdir(parents=True, exist_ok=True)
+def paint_samples(painter: Painter, folder: Path) -> list[Path]:
+    """Writes every personal subject's pictures, `SIDE` pixels a side, as `folder/<subject>/<subject>-<number>.png`."""
     paths = []
-    for number, shot in enumerate(SHOTS, 1):
-        scene = Scene(subject=subject, drawing=SUBJECTS[subject].personal[0], decor_seed=number, **shot)
-        path = folder / f"{subject}-{number}.png"
-        painter.frame(scene, side=SIDE).save(path, optimize=True)
-        paths.append(path)
+    for subject in PERSONAL:
+        for number, shot in enumerate(SHOTS, 1):
+            # A subject's pictures differ from another's in their places' details too.
+            decor_seed = number + 100 * PERSONAL.index(subject)
+            scene = Scene(subject=subject, drawing=SUBJECTS[subject].personal[0], decor_seed=decor_seed, **shot)
+            path = folder / subject / f"{subject}-{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            painter.frame(scene, side=SIDE).save(path, optimize=True)
+            paths.append(path)
     return paths

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import torch
 
+from cdvideo.pocket.recipes.processes import training_device
 from cdvideo.pocket.workshop import PARTS, ROOT, Workshop, export
 
 
@@ -15,19 +16,22 @@ from cdvideo.pocket.workshop import PARTS, ROOT, Workshop, export
 @click.argument("parts", nargs=-1, type=click.Choice([*PARTS, "export"]))
 @click.option("--minutes", type=float, help="Train the named parts for this long in all, instead of their usual times.")
 @click.option("--work", type=click.Path(path_type=Path), default=ROOT / "out" / "pocket", help="Checkpoints, logs and icons.")
-@click.option("--processes", type=int, default=len(os.sched_getaffinity(0)), help="Training processes, one thread each.")
-def main(parts: tuple[str, ...], minutes: float | None, work: Path, processes: int) -> None:
+@click.option("--processes", type=int, help="Training processes of one thread each [default: one for each core; one for a GPU]")
+def main(parts: tuple[str, ...], minutes: float | None, work: Path, processes: int | None) -> None:
     torch.set_num_threads(1)
-    workshop = Workshop(work, processes)
+    device = training_device()
+    workshop = Workshop(work, processes or (len(os.sched_getaffinity(0)) if device.type == "cpu" else 1))
     chosen = parts or (*PARTS, "export")
-    planned = sum(minutes or PARTS[part][1] for part in chosen if part in PARTS)
-    click.echo(f"training {', '.join(chosen)}: about {planned:.0f} minutes; stop at any time, the next run goes on from the checkpoints")
+    planned = sum(minutes or PARTS[part].minutes for part in chosen if part in PARTS)
+    click.echo(
+        f"training {', '.join(chosen)} on {device.type}: about {planned:.0f} minutes of training in all, and some more to encode the "
+        "picture world; stop at any time, the next run goes on from the checkpoints"
+    )
     for part in chosen:
         if part == "export":
             export(workshop)
         else:
-            train, usual = PARTS[part]
-            train(workshop, 60 * (minutes or usual))
+            PARTS[part].train(workshop, 60 * (minutes or PARTS[part].minutes))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
 from torch.multiprocessing.spawn import spawn
 
-from cdvideo.pocket.recipes import autoencoder, clip, latents, unet
-from cdvideo.pocket.recipes.processes import on_every_core
+from cdvideo.motion.lora import save_motion_lora
+from cdvideo.pocket.recipes import autoencoder, camera, clip, judge, latents, motion, unet
+from cdvideo.pocket.recipes.pictures import draw_curve
+from cdvideo.pocket.recipes.processes import on_every_core, training_device
+from cdvideo.pocket.recipes.run import CHECKPOINT
 from cdvideo.pocket.world.icons import Icons
-from cdvideo.pocket.world.scene import Painter
+from cdvideo.pocket.world.moves import CAMERAS
+from cdvideo.pocket.world.painter import Painter
+from cdvideo.sampling.schedules import SCHEDULES
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = Path(__file__).parent / "weights"
 MOTION_WEIGHTS = ROOT / "motion_modules" / "pocket"
-NUM_STILLS, NUM_CLIPS, CLIP_FRAMES = 32_000, 2_400, 16
+NUM_STILLS, NUM_CLIPS, NUM_CAMERA_CLIPS, CLIP_FRAMES = 48_000, 3_000, 160, 16
 
 
 @dataclass(frozen=True)
@@ -33,79 +40,141 @@ class Workshop:
     def painter(self) -> Painter:
         return Painter(Icons(self.folder / "icons"))
 
-    def latents(self, name: str, *, count: int, seed: int, num_frames: int, moving: bool) -> Path:
+    def latents(self, name: str, *, count: int, seed: int, num_frames: int = 1, camera: str | None = None) -> Path:
         """The encoded picture world under a name, made once."""
         path = self.folder / f"{name}.pt"
         if not path.exists():
             share = count // self.processes
-            spawn(_encode_share, (self, name, share, seed, num_frames, moving), nprocs=self.processes)
+            spawn(_encode_share, (self, name, share, seed, num_frames, camera), nprocs=self.processes)
             parts = [self.folder / f"{name}-{rank}.pt" for rank in range(self.processes)]
             latents.Latents.joined([latents.Latents.load(part) for part in parts]).save(path)
             for part in parts:
                 part.unlink()
         return path
 
+    def autoencoder(self) -> AutoencoderKL:
+        """As good as it is by now."""
+        joint, decoder = self.folder / "autoencoder", self.folder / "decoder"
+        if (decoder / CHECKPOINT).exists():
+            return autoencoder.finished_with_decoder(self.painter, joint, decoder)
+        return autoencoder.finished(self.painter, joint)
 
-def _encode_share(rank: int, workshop: Workshop, name: str, count: int, seed: int, num_frames: int, moving: bool) -> None:
+    def clip(self) -> clip.Lesson:
+        """As good as it is by now; its text side never changes after the first training."""
+        vision = self.folder / "vision"
+        return clip.Lesson.finished(self.folder / "clip", vision if (vision / CHECKPOINT).exists() else None)
+
+    def pipeline(self) -> StableDiffusionPipeline:
+        """The image model of the parts that are trained by now."""
+        lesson = self.clip()
+        return StableDiffusionPipeline(
+            vae=self.autoencoder(),
+            text_encoder=lesson.model.text_model.eval(),
+            tokenizer=lesson.tokenizer,
+            unet=unet.finished(self.folder / "unet"),
+            scheduler=DDIMScheduler.from_config(SCHEDULES["stable-diffusion"]),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    def keep(self, part: str, picture: Image.Image | None = None) -> None:
+        """Draws a part's curve from its log, and keeps a picture of what it makes beside it."""
+        folder = self.folder / part
+        draw_curve(folder / "log.jsonl", folder / "curve.png")
+        if picture is not None:
+            picture.save(folder / "samples.png")
+
+
+def _encode_share(rank: int, workshop: Workshop, name: str, count: int, seed: int, num_frames: int, camera: str | None) -> None:
     torch.set_num_threads(1)
-    model, tokenizer = clip.finished(workshop.folder / "clip")
+    lesson = workshop.clip()
     painter = workshop.painter
     coder = autoencoder.finished(painter, workshop.folder / "autoencoder")
     encoded = latents.encode_world(
-        painter, coder, model.text_model, tokenizer, count=count, seed=seed + rank, num_frames=num_frames, moving=moving
+        painter,
+        coder,
+        lesson.model.text_model.eval(),
+        lesson.tokenizer,
+        count=count,
+        seed=seed + rank,
+        num_frames=num_frames,
+        camera=camera,
     )
     encoded.save(workshop.folder / f"{name}-{rank}.pt")
 
 
 def train_autoencoder(workshop: Workshop, seconds: float) -> None:
-    torch.manual_seed(0)
     autoencoder.train(workshop.painter, workshop.folder / "autoencoder", seconds)
+    workshop.keep("autoencoder", autoencoder.show(workshop.autoencoder(), workshop.painter))
+
+
+def train_decoder(workshop: Workshop, seconds: float) -> None:
+    autoencoder.train_decoder(workshop.painter, workshop.folder / "autoencoder", workshop.folder / "decoder", seconds)
+    workshop.keep("decoder", autoencoder.show(workshop.autoencoder(), workshop.painter))
 
 
 def train_clip(workshop: Workshop, seconds: float) -> None:
-    torch.manual_seed(0)
     clip.train(workshop.painter, workshop.folder / "clip", seconds)
+    workshop.keep("clip", clip.show(workshop.painter, workshop.clip()))
+
+
+def train_vision(workshop: Workshop, seconds: float) -> None:
+    clip.train_vision(workshop.painter, workshop.folder / "clip", workshop.folder / "vision", seconds)
+    workshop.keep("vision", clip.show(workshop.painter, workshop.clip()))
+
+
+def train_judge(workshop: Workshop, seconds: float) -> None:
+    judge.train(workshop.painter, workshop.folder / "judge", seconds)
+    workshop.keep("judge")
 
 
 def train_unet(workshop: Workshop, seconds: float) -> None:
-    data = workshop.latents("stills", count=NUM_STILLS, seed=100, num_frames=1, moving=False)
+    data = workshop.latents("stills", count=NUM_STILLS, seed=100)
     on_every_core(unet.train_worker, data, workshop.folder / "unet", seconds, processes=workshop.processes)
+    workshop.keep("unet", unet.show(workshop.pipeline()))
 
 
 def train_motion(workshop: Workshop, seconds: float) -> None:
-    from cdvideo.pocket.recipes import motion
-
-    data = workshop.latents("clips", count=NUM_CLIPS, seed=200, num_frames=CLIP_FRAMES, moving=True)
+    data = workshop.latents("clips", count=NUM_CLIPS, seed=200, num_frames=CLIP_FRAMES)
     folder = workshop.folder
     on_every_core(motion.train_worker, data, folder / "unet", folder / "motion", seconds, processes=workshop.processes)
+    workshop.keep("motion", motion.show(workshop.pipeline(), motion.finished(folder / "unet", folder / "motion")))
+
+
+def train_cameras(workshop: Workshop, seconds: float) -> None:
+    """One MotionLoRA for each camera move, each for its share of the time."""
+    folder = workshop.folder
+    for number, move in enumerate(CAMERAS):
+        data = workshop.latents(f"camera-{move}", count=NUM_CAMERA_CLIPS, seed=300 + 2 * number, num_frames=CLIP_FRAMES, camera=move)
+        own, share = folder / "cameras" / move, seconds / len(CAMERAS)
+        on_every_core(camera.train_worker, data, folder / "unet", folder / "motion", own, share, processes=workshop.processes)
+        workshop.keep(f"cameras/{move}")
 
 
 def export(workshop: Workshop) -> None:
     """Writes the finished parts, in fp16, where the package finds them."""
-    from cdvideo.pocket.recipes import motion
-
-    painter, folder = workshop.painter, workshop.folder
-    for name, part in {
-        "vae": lambda: autoencoder.finished(painter, folder / "autoencoder"),
-        "text_encoder": lambda: clip.finished(folder / "clip")[0].text_model,
-        "unet": lambda: unet.finished(folder / "unet"),
-    }.items():
+    folder = workshop.folder
+    lesson = workshop.clip()
+    judge.save(judge.finished(folder / "judge"), WEIGHTS / "judge")
+    parts = {
+        "vae": workshop.autoencoder(),
+        "text_encoder": lesson.model.text_model,
+        "clip": lesson.model,
+        "unet": unet.finished(folder / "unet"),
+    }
+    for name, part in parts.items():
         shutil.rmtree(WEIGHTS / name, ignore_errors=True)
-        part().half().save_pretrained(WEIGHTS / name)
-    clip.finished(folder / "clip")[1].save_pretrained(WEIGHTS / "tokenizer")
-    scheduler = {"_class_name": "DDIMScheduler", "_diffusers_version": "0.42.1", **_stable_diffusion_schedule()}
+        part.half().save_pretrained(WEIGHTS / name)
+    lesson.tokenizer.save_pretrained(WEIGHTS / "tokenizer")
+    scheduler = {"_class_name": "DDIMScheduler", "_diffusers_version": "0.42.1", **SCHEDULES["stable-diffusion"]}
     for name, content in {"scheduler/scheduler_config.json": scheduler, "model_index.json": MODEL_INDEX}.items():
         path = WEIGHTS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")
-    if (folder / "motion").exists():
-        motion.finished(folder / "unet", folder / "motion").half().save_pretrained(MOTION_WEIGHTS)
-
-
-def _stable_diffusion_schedule() -> dict[str, object]:
-    from cdvideo.sampling.schedules import SCHEDULES
-
-    return SCHEDULES["stable-diffusion"]
+    motion.finished(folder / "unet", folder / "motion").half().save_pretrained(MOTION_WEIGHTS)
+    for move in CAMERAS:
+        save_motion_lora(MOTION_WEIGHTS / "loras" / f"{move}.safetensors", camera.finished(folder / "cameras" / move))
 
 
 MODEL_INDEX = {
@@ -121,10 +190,27 @@ MODEL_INDEX = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 
-PARTS: dict[str, tuple[Callable[[Workshop, float], None], float]] = {
-    "autoencoder": (train_autoencoder, 9),
-    "clip": (train_clip, 13),
-    "unet": (train_unet, 58),
-    "motion": (train_motion, 26),
+
+@dataclass(frozen=True)
+class Part:
+    """A part's training, and the minutes it is given on two CPU cores or on a GPU."""
+
+    train: Callable[[Workshop, float], None]
+    cpu_minutes: float
+    gpu_minutes: float
+
+    @property
+    def minutes(self) -> float:
+        return self.cpu_minutes if training_device().type == "cpu" else self.gpu_minutes
+
+
+PARTS = {
+    "autoencoder": Part(train_autoencoder, 20, 5),
+    "clip": Part(train_clip, 17, 4),
+    "judge": Part(train_judge, 20, 4),
+    "unet": Part(train_unet, 240, 8),
+    "decoder": Part(train_decoder, 30, 3),
+    "vision": Part(train_vision, 20, 3),
+    "motion": Part(train_motion, 60, 5),
+    "cameras": Part(train_cameras, 24, 4),
 }
-"""Each part's training and the minutes of two CPU cores that it was given."""

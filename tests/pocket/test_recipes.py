@@ -10,7 +10,7 @@ from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.optimisers import Optimisers
 from cdvideo.pocket.recipes.processes import on_every_core
 from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
-from cdvideo.pocket.world.scene import Painter
+from cdvideo.pocket.world.painter import Painter
 from cdvideo.sampling import make_scheduler
 from tests.pocket.test_world import FlatIcons
 
@@ -21,7 +21,7 @@ def test_noise_schedules_are_the_samplers_own(row, schedule):
 
 
 def test_noisy_latents_hold_the_noise_that_is_asked_for():
-    noising, generator = Noising(), torch.Generator().manual_seed(0)
+    noising, generator = Noising(torch.device("cpu")), torch.Generator().manual_seed(0)
     clean = torch.randn(64, 4, 16, 16, generator=generator)
     noisy, noise, timesteps = noising(clean, generator, schedule=1)
     alphas = cumulative_alphas()[1, timesteps].view(-1, 1, 1, 1)
@@ -29,7 +29,7 @@ def test_noisy_latents_hold_the_noise_that_is_asked_for():
 
 
 def test_timesteps_are_drawn_where_min_snr_gives_weight():
-    noising = Noising(uniform=0.0)
+    noising = Noising(torch.device("cpu"), uniform=0.0)
     alphas = cumulative_alphas()[0, [50, 500]]
     snr = alphas / (1 - alphas)
     ratio = (5 / snr[0]) / 1.0  # at step 50 the signal is far above gamma, at 500 below: weights 5 / SNR and 1
@@ -116,3 +116,35 @@ def test_two_processes_train_the_unet_and_go_on(tmp_path):
         seconds = saved["seconds"] + 1.0
     assert 0 < steps[0] < steps[1]
     assert saved["trained"]["conv_out.weight"].abs().sum() > 0, "the zero-initialised output has moved"
+
+
+def test_two_processes_train_a_camera_move_for_a_frozen_motion_module(tmp_path):
+    from cdvideo.motion import LoraInjection, MotionLora, MotionModule, attach
+    from cdvideo.pocket.recipes import camera, motion, unet
+
+    torch.manual_seed(0)
+    base = unet.build()
+    adapter = motion.build(base)
+    for name, trained, decay in (("unet", base, unet.DECAY), ("motion", motion.moving_parts(base, adapter), motion.DECAY)):
+        with torch.no_grad():
+            for value in trained.parameters():
+                value.add_(0.02 * torch.randn_like(value) * value.requires_grad)
+        Run.open(tmp_path / name).save(average=Average(trained, decay))
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(camera.HELD_OUT + 8, 16, 4, 16, 16, generator=generator).half()
+    text = torch.randn(len(mean), 8, 192, generator=generator).half()
+    Latents(mean, torch.zeros_like(mean), text, torch.zeros(8, 192).half()).save(tmp_path / "data.pt")
+    folders = (tmp_path / "unet", tmp_path / "motion", tmp_path / "zoom-in")
+    on_every_core(camera.train_worker, tmp_path / "data.pt", *folders, 2.0, processes=2)
+    state = camera.finished(tmp_path / "zoom-in")
+    assert all(value.abs().sum() > 0 for value in state.values()), "every zero-initialised matrix has moved"
+
+    lora = MotionLora.from_state(state, source="zoom-in")
+    made = motion.finished(tmp_path / "unet", tmp_path / "motion")
+    assert all(torch.equal(value, adapter.state_dict()[name]) for name, value in made.state_dict().items()), "the module is frozen"
+    inputs = torch.randn(1, 4, 16, 8, 8), torch.tensor(500), torch.randn(16, 8, 192)
+    trained = camera.moving_parts(attach(base, MotionModule.from_adapter(adapter, source="pocket")))
+    Average(trained, camera.DECAY).put(torch.load(tmp_path / "zoom-in" / "checkpoint.pt", weights_only=True)["average"]["values"])
+    model = attach(base, MotionModule.from_adapter(made, source="pocket"))
+    with torch.no_grad(), LoraInjection(model, [(lora, 1.0)]):
+        assert (model(*inputs).sample - trained(*inputs).sample).abs().max() < 1e-4

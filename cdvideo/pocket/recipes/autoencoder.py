@@ -20,8 +20,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cdvideo.pocket.recipes.optimisers import Optimisers
+from cdvideo.pocket.recipes.pictures import grid
+from cdvideo.pocket.recipes.processes import training_device
 from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
-from cdvideo.pocket.world.scene import Painter, Scene, sample_scene
+from cdvideo.pocket.world.painter import Painter
+from cdvideo.pocket.world.scene import Scene, sample_scene
 
 SCALING_FACTOR = 0.18215
 """Stable Diffusion's own, so that code which forgets it fails on pocket too."""
@@ -32,7 +35,7 @@ def build() -> AutoencoderKL:
         in_channels=3,
         out_channels=3,
         latent_channels=4,
-        block_out_channels=(16, 32, 64, 96),
+        block_out_channels=(16, 32, 96, 128),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
@@ -46,6 +49,7 @@ def build() -> AutoencoderKL:
 
 
 CONSTANT = 2.0
+DECAY = 0.998
 
 
 @torch.no_grad()
@@ -123,23 +127,40 @@ def psnr(first: Tensor, second: Tensor) -> float:
 
 @torch.no_grad()
 def held_out_psnr(model: AutoencoderKL, painter: Painter, count: int = 96) -> float:
-    pictures, _ = world_batch(painter, np.random.default_rng(10**9), count)
+    device = next(model.parameters()).device
+    pictures = world_batch(painter, np.random.default_rng(10**9), count)[0].to(device)
     decoded = [model.decode(model.encode(part).latent_dist.mode()).sample.clamp(-1, 1) for part in pictures.split(16)]
     return psnr(pictures, torch.cat(decoded))
 
 
-def train(painter: Painter, folder: Path, seconds: float, batch_size: int = 8) -> None:
-    """Trains for `seconds` in all."""
+def train(painter: Painter, folder: Path, seconds: float) -> None:
+    """Trains both halves for `seconds` in all."""
     model = build()
     _match_gains(model, world_batch(painter, np.random.default_rng(3), 32)[0])
-    optimisers, average = Optimisers(model, weight_decay=0.0), Average(model, 0.998)
+    _train(model, painter, folder, seconds)
+
+
+def train_decoder(painter: Painter, joint: Path, folder: Path, seconds: float) -> None:
+    """Goes on with the decoder alone, from what `train` left in `joint`, for `seconds` in all. Latents stay what they are."""
+    model = finished(painter, joint)
+    model.requires_grad_(False)
+    model.decoder.requires_grad_(True)
+    _train(model, painter, folder, seconds)
+
+
+def _train(model: AutoencoderKL, painter: Painter, folder: Path, seconds: float) -> None:
+    device = training_device()
+    model.to(device)
+    batch_size = 8 if device.type == "cpu" else 48
+    optimisers, average = Optimisers(model, weight_decay=0.0), Average(model, DECAY)
     run = Run.open(folder, model=model, average=average, optimisers=optimisers)
     total_error, count = 0.0, 0
     while run.elapsed < seconds:
-        pictures, _ = world_batch(painter, np.random.default_rng((7, run.step)), batch_size)
-        with torch.autocast("cpu", torch.bfloat16):
+        pictures = world_batch(painter, np.random.default_rng((7, run.step)), batch_size)[0].to(device)
+        generator = torch.Generator(device).manual_seed(run.step)
+        with torch.autocast(device.type, torch.bfloat16):
             posterior = model.encode(pictures).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(run.step))
+            noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
             decoded = model.decode(posterior.mean + posterior.std * noise).sample.float()
         difference = decoded - pictures
         divergence = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
@@ -163,9 +184,10 @@ def train(painter: Painter, folder: Path, seconds: float, batch_size: int = 8) -
 
 @torch.no_grad()
 def finished(painter: Painter, folder: Path) -> AutoencoderKL:
-    """The averaged model, its latents' shift and scale folded into the quantising convolutions: zero mean, deviation 1 / scaling factor."""
+    """The averaged model of `train`, its latents' shift and scale folded into the quantising convolutions: zero mean, deviation 1 / scaling
+    factor."""
     model = build()
-    average = Average(model, 0.998)
+    average = Average(model, DECAY)
     Run.open(folder, model=model, average=average)
     average.put()
     pictures, _ = world_batch(painter, np.random.default_rng(5), 512)
@@ -179,3 +201,23 @@ def finished(painter: Painter, folder: Path) -> AutoencoderKL:
     # The log-variance head feeds the same latents, so its deviations are scaled as well.
     quant.bias[4:].add_(2 * torch.log(gain))
     return model.eval()
+
+
+def finished_with_decoder(painter: Painter, joint: Path, folder: Path) -> AutoencoderKL:
+    """`finished`, with the decoder that `train_decoder` left in `folder`."""
+    model = finished(painter, joint)
+    model.requires_grad_(False)
+    model.decoder.requires_grad_(True)
+    average = Average(model, DECAY)
+    Run.open(folder, average=average)
+    average.put()
+    return model
+
+
+@torch.no_grad()
+def show(model: AutoencoderKL, painter: Painter) -> Image.Image:
+    """Held-out scenes, each above what the autoencoder makes of it."""
+    pictures, _ = world_batch(painter, np.random.default_rng(10**9 + 7), 10)
+    restored = model.decode(model.encode(pictures).latent_dist.mode()).sample
+    both = ((torch.cat([pictures, restored]).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return grid([Image.fromarray(picture.numpy()) for picture in both], len(pictures))

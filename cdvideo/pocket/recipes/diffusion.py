@@ -27,17 +27,19 @@ class Noising:
     their losses down, timesteps are drawn in proportion to that weight, plus a little of the uniform distribution.
     """
 
-    def __init__(self, gamma: float = 5.0, uniform: float = 0.1) -> None:
-        self.alphas = cumulative_alphas()
+    def __init__(self, device: torch.device, gamma: float = 5.0, uniform: float = 0.1) -> None:
+        self.alphas = cumulative_alphas().to(device)
         snr = self.alphas / (1 - self.alphas)
         weight = snr.clamp(max=gamma) / snr
         self.density = (1 - uniform) * weight / weight.sum(1, keepdim=True) + uniform / NUM_TIMESTEPS
 
     def __call__(self, latents: Tensor, generator: torch.Generator, schedule: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Noisy latents, the noise and the timesteps (B,) for `latents` (B, ...); `schedule` 0 or 1, both where not given."""
-        size = len(latents)
-        rows = torch.randint(2, (size,), generator=generator) if schedule is None else torch.full((size,), schedule)
+        size, device = len(latents), generator.device
+        rows = torch.randint(2, (size,), generator=generator, device=device)
+        if schedule is not None:
+            rows = torch.full_like(rows, schedule)
         timesteps = torch.multinomial(self.density[rows], 1, generator=generator)[:, 0]
-        noise = torch.randn(latents.shape, generator=generator)
+        noise = torch.randn(latents.shape, generator=generator, device=device)
         alphas = self.alphas[rows, timesteps].reshape(-1, *[1] * (latents.ndim - 1))
         return alphas.sqrt() * latents + (1 - alphas).sqrt() * noise, noise, timesteps

@@ -5,7 +5,7 @@ Shapes: `B` clips, `F` frames, 4 channels, 16x16 latent cells, `L` text position
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,10 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cdvideo.pocket.recipes.autoencoder import to_tensor
-from cdvideo.pocket.world.scene import Painter, Scene, caption, sample_scene
+from cdvideo.pocket.recipes.processes import training_device
+from cdvideo.pocket.world.painter import Painter
+from cdvideo.pocket.world.scene import sample_scene
+from cdvideo.pocket.world.wording import caption
 
 
 @dataclass
@@ -46,6 +49,19 @@ class Latents:
     def __len__(self) -> int:
         return len(self.mean)
 
+    def to(self, device: torch.device) -> Latents:
+        return Latents(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def drawn(self, picked: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents drawn from the posteriors of the picked items, (N, F, 4, 16, 16) fp32."""
+        mean, std = self.mean[picked].float(), self.std[picked].float()
+        return mean + std * torch.randn(mean.shape, generator=generator, device=generator.device)
+
+    def said(self, picked: Tensor, generator: torch.Generator, drop: float) -> Tensor:
+        """The picked items' text states, (N, L, D) fp32, a share `drop` of them replaced by the empty prompt's for guidance."""
+        dropped = torch.rand(len(picked), generator=generator, device=generator.device) < drop
+        return torch.where(dropped[:, None, None], self.empty, self.text[picked]).float()
+
 
 @torch.no_grad()
 def text_states(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
@@ -64,31 +80,28 @@ def encode_world(
     count: int,
     seed: int,
     num_frames: int = 1,
-    moving: bool = False,
+    camera: str | None = None,
 ) -> Latents:
-    """`count` scenes of `num_frames` frames. With `moving`, two scenes of three have a named motion."""
-    autoencoder = autoencoder.to(memory_format=torch.channels_last)
+    """`count` scenes: pictures, or clips of `num_frames` frames. With a `camera`, all clips make that move and no caption names it."""
+    device = training_device()
+    autoencoder = autoencoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     rng = np.random.default_rng(seed)
     means, stds, texts = [], [], []
     batch = max(1, 32 // num_frames)
     for start in tqdm(range(0, count, batch), desc="encoding the picture world", mininterval=10):
-        scenes = [_scene(rng, moving) for _ in range(min(batch, count - start))]
+        scenes = [sample_scene(rng, moving=num_frames > 1) for _ in range(min(batch, count - start))]
+        if camera:
+            scenes = [replace(scene, camera=camera, motion=None) for scene in scenes]
         pictures = []
         for scene in scenes:
             pictures += painter.clip(scene, num_frames) if num_frames > 1 else [painter.frame(scene, float(rng.random()))]
-        with torch.autocast("cpu", torch.bfloat16):
-            pixels = to_tensor(pictures).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16):
+            pixels = to_tensor(pictures).to(device).contiguous(memory_format=torch.channels_last)
             posterior = autoencoder.encode(pixels).latent_dist
         scale = autoencoder.config.scaling_factor
-        means.append((posterior.mean * scale).half().unflatten(0, (-1, num_frames)))
-        stds.append((posterior.std * scale).half().unflatten(0, (-1, num_frames)))
-        texts.append(text_states(encoder, tokenizer, [caption(scene, rng) for scene in scenes]).half())
+        means.append((posterior.mean * scale).half().cpu().unflatten(0, (-1, num_frames)))
+        stds.append((posterior.std * scale).half().cpu().unflatten(0, (-1, num_frames)))
+        captions = [caption(replace(scene, camera=None) if camera else scene, rng) for scene in scenes]
+        texts.append(text_states(encoder, tokenizer, captions).half())
     empty = text_states(encoder, tokenizer, [""])[0].half()
     return Latents(torch.cat(means).contiguous(), torch.cat(stds).contiguous(), torch.cat(texts), empty)
-
-
-def _scene(rng: np.random.Generator, moving: bool) -> Scene:
-    scene = sample_scene(rng)
-    while moving and scene.motion is None and rng.random() < 0.6:
-        scene = sample_scene(rng)
-    return scene

@@ -6,23 +6,28 @@ AnimateDiff's linear schedule.
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 import torch
-from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel, UNetMotionModel
+from PIL import Image
 from torch import Tensor, nn
 
 from cdvideo.motion import MotionModule, attach
 from cdvideo.pocket.recipes import unet
 from cdvideo.pocket.recipes.diffusion import Noising
 from cdvideo.pocket.recipes.latents import Latents
+from cdvideo.pocket.recipes.pictures import grid
 from cdvideo.pocket.recipes.processes import Shared
 from cdvideo.pocket.recipes.run import Average, Run
+from cdvideo.pocket.world.moves import CAMERAS, MOTIONS
+from cdvideo.sampling.schedules import make_scheduler
 
 DECAY = 0.998
 HELD_OUT = 32
 LINEAR = 1
+SHOWN = (("bear", "on the beach"), ("car", "on the street"), ("penguin", "in the snow"), ("cat", "on a pink background"))
 
 
 def build(base: UNet2DConditionModel) -> MotionAdapter:
@@ -53,39 +58,33 @@ def moving_parts(base: UNet2DConditionModel, adapter: MotionAdapter) -> UNetMoti
 def train_worker(rank: int, processes: int, data: Path, unet_folder: Path, folder: Path, seconds: float) -> None:
     """One process's part in training the motion module on the encoded clips in `data`, for `seconds` in all."""
     torch.manual_seed(0)
-    latents, noising = Latents.load(data), Noising()
-    base = unet.finished(unet_folder)
-    model = moving_parts(base, build(base))
-    model.set_attn_processor(AttnProcessor())
-
-    def error(picked: Tensor, generator: torch.Generator) -> Tensor:
-        return noise_error(model, latents, picked, noising, generator)
-
-    @torch.no_grad()
-    def validate() -> float:
-        generator = torch.Generator().manual_seed(99)
-        return float(torch.stack([error(part, generator) for part in torch.arange(HELD_OUT).split(4)]).mean())
-
     shared = Shared(
         rank=rank,
         processes=processes,
         folder=folder,
         seconds=seconds,
         batch_size=4,
+        gpu_batch_size=16,
         learning_rate=1.5e-3,
         average_decay=DECAY,
         log_every=50,
     )
-    shared.train(model, error, range(HELD_OUT, len(latents)), validate)
+    latents, noising = Latents.load(data).to(shared.device), Noising(shared.device)
+    base = unet.finished(unet_folder)
+    model = moving_parts(base, build(base))
+    unet.plain_attention_on_cpu(model, shared.device)
+
+    def error(picked: Tensor, generator: torch.Generator) -> Tensor:
+        return noise_error(model, latents, picked, noising, generator)
+
+    shared.train(model, error, len(latents), HELD_OUT)
 
 
 def noise_error(model: nn.Module, latents: Latents, picked: Tensor, noising: Noising, generator: torch.Generator) -> Tensor:
-    clean = latents.mean[picked].float().transpose(1, 2)
+    clean = latents.drawn(picked, generator).transpose(1, 2)
+    text = latents.said(picked, generator, unet.TEXT_DROP)
     noisy, noise, timesteps = noising(clean, generator, LINEAR)
-    text = latents.text[picked].float()
-    dropped = torch.rand(len(picked), generator=generator) < unet.TEXT_DROP
-    text[dropped] = latents.empty.float()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(generator.device.type, torch.bfloat16):
         predicted = model(noisy, timesteps, text.repeat_interleave(clean.shape[2], dim=0)).sample
     return (predicted.float() - noise).pow(2).mean()
 
@@ -98,3 +97,17 @@ def finished(unet_folder: Path, folder: Path) -> MotionAdapter:
     Run.open(folder, average=average)
     average.put()
     return adapter.eval()
+
+
+def show(base: StableDiffusionPipeline, adapter: MotionAdapter) -> Image.Image:
+    """One clip for each named motion and camera move, eight of its frames in a row."""
+    parts = {name: getattr(base, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
+    pipeline = AnimateDiffPipeline(**parts, motion_adapter=adapter, scheduler=make_scheduler("animatediff", 25))
+    pipeline.set_progress_bar_config(disable=True)
+    phrases = [words[0] for words in (*MOTIONS.values(), *CAMERAS.values())]
+    prompts = [f"a {subject} {words} {place}" for words, (subject, place) in zip(phrases, cycle(SHOWN), strict=False)]
+    frames: list[Image.Image] = []
+    for number, prompt in enumerate(prompts):
+        generator = torch.Generator().manual_seed(number)
+        frames += pipeline(prompt, num_frames=16, num_inference_steps=25, guidance_scale=7.5, generator=generator).frames[0][::2]
+    return grid(frames, 8, [prompts[index // 8] if index % 8 == 0 else "" for index in range(len(frames))])

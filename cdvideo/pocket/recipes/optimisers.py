@@ -17,7 +17,10 @@ class Optimisers:
 
     def __init__(self, model: nn.Module, rank: int = 0, processes: int = 1, weight_decay: float = 0.01) -> None:
         trained = [value for value in model.parameters() if value.requires_grad]
-        matrices = [value for value in trained if value.ndim >= 2 and min(value.shape[0], value[0].numel()) >= 32]
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        matrices = [
+            value for value in trained if value.ndim >= 2 and min(value.shape[0], value[0].numel()) >= 32 and id(value) not in tables
+        ]
         matrices.sort(key=lambda value: value.numel(), reverse=True)
         self.rank, self.shares = rank, [matrices[share::processes] for share in range(processes)]
         # Muon takes matrices; a kernel's view as (out, in * height * width) shares its memory, so stepping the view steps the kernel.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,56 +34,78 @@ def _enter(rank: int, processes: int, worker: Any, arguments: tuple[Any, ...]) -
     dist.destroy_process_group()
 
 
+def training_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """One process's part in a training that several share."""
+    """One process's part in a training that several share. `batch_size` items a step on a CPU, `gpu_batch_size` on a GPU."""
 
     rank: int
     processes: int
     folder: Path
     seconds: float
     batch_size: int
+    gpu_batch_size: int
     learning_rate: float
     average_decay: float
     log_every: int
     save_every_seconds: float = 240.0
+    device: torch.device = field(default_factory=training_device)
 
-    def train(
-        self, model: nn.Module, error: Callable[[Tensor, torch.Generator], Tensor], items: range, validate: Callable[[], float]
-    ) -> None:
+    def train(self, model: nn.Module, error: Callable[[Tensor, torch.Generator], Tensor], items: int, held_out: int) -> None:
         """Trains what in `model` requires gradients, for `seconds` in all, on `error(picked items, generator)`.
 
-        Every process draws its share of the batch and they average their gradients; rank 0 validates with the averaged weights, logs and
-        saves. A checkpoint in `folder` is gone on from.
+        Items are numbers below `items`; the first `held_out` are for validation. Every process draws its share of the batch and they
+        average their gradients; rank 0 validates with the averaged weights, logs and saves. A checkpoint in `folder` is gone on from.
         """
+        model.to(self.device)
         trained = _Trained({name: value for name, value in model.named_parameters() if value.requires_grad})
         optimisers, average = Optimisers(model, self.rank, self.processes), Average(model, self.average_decay)
         run = Run.open(self.folder, trained=trained, optimisers=optimisers, average=average)
         parameters = list(trained.named.values())
-        losses: list[float] = []
+        share = (self.batch_size if self.device.type == "cpu" else self.gpu_batch_size) // self.processes
+        losses: list[Tensor] = []
         saved = run.elapsed
-        while (elapsed := _same_everywhere(run.elapsed)) < self.seconds:
-            generator = torch.Generator().manual_seed(1_000_003 * run.step + self.rank)
-            picked = torch.randint(items.start, items.stop, (self.batch_size // self.processes,), generator=generator)
+        while (elapsed := self._agreed(run.elapsed)) < self.seconds:
+            generator = torch.Generator(self.device).manual_seed(1_000_003 * run.step + self.rank)
+            picked = torch.randint(held_out, items, (share,), generator=generator, device=self.device)
             loss = error(picked, generator)
             model.zero_grad()
             loss.backward()
-            _average_gradients(parameters)
+            if self.processes > 1:
+                _average_gradients(parameters)
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimisers.step(self.learning_rate * constant_then_decay(elapsed / self.seconds))
             average.update()
             run.step += 1
-            losses.append(float(loss.detach()))
+            losses.append(loss.detach())
             if run.step % self.log_every == 0:
                 if self.rank == 0:
                     with average.applied():
-                        validation = validate()
-                    run.log(samples=run.step * self.batch_size, loss=sum(losses) / len(losses), validation=validation)
+                        validation = self._validation(error, held_out, share)
+                    samples = run.step * share * self.processes
+                    run.log(samples=samples, loss=float(torch.stack(losses).mean()), validation=validation)
                 losses.clear()
             if elapsed > saved + self.save_every_seconds:
                 self._save(run, trained, optimisers, average)
                 saved = elapsed
         self._save(run, trained, optimisers, average)
+
+    @torch.no_grad()
+    def _validation(self, error: Callable[[Tensor, torch.Generator], Tensor], held_out: int, share: int) -> float:
+        generator = torch.Generator(self.device).manual_seed(99)
+        return float(torch.stack([error(part, generator) for part in torch.arange(held_out, device=self.device).split(share)]).mean())
+
+    def _agreed(self, value: float) -> float:
+        """Rank 0's value, so that every process stops at the same step."""
+        if self.processes == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64)
+        dist.broadcast(shared, 0)
+        return float(shared)
 
     def _save(self, run: Run, trained: _Trained, optimisers: Optimisers, average: Average) -> None:
         # Every process has to take part: each holds some of the optimisers' state.
@@ -114,10 +136,3 @@ def _average_gradients(parameters: list[nn.Parameter]) -> None:
     flat /= dist.get_world_size()
     for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
-
-
-def _same_everywhere(value: float) -> float:
-    """Rank 0's value, so that every process stops at the same step."""
-    shared = torch.tensor(value, dtype=torch.float64)
-    dist.broadcast(shared, 0)
-    return float(shared)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+CHECKPOINT = "checkpoint.pt"
+
 
 @dataclass
 class Run:
@@ -39,7 +41,7 @@ class Run:
 
     @property
     def checkpoint_path(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     @property
     def elapsed(self) -> float:

@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-full-size lint pocket wheel clean
+.PHONY: demo test test-full-size lint pocket pocket-report wheel clean
 
 demo: $(VENV)/run-ready
 	$(BIN)/cdvideo demo
@@ -20,6 +20,9 @@ lint: $(VENV)/test-ready
 
 pocket: $(VENV)/pocket-ready
 	$(BIN)/python -m cdvideo.pocket
+
+pocket-report: $(VENV)/pocket-ready
+	$(BIN)/python -m cdvideo.pocket.report
 
 wheel: $(VENV)/run-ready
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,0 +1,78 @@
+"""Pocket's own CLIP as a measure, and one of colours alone that needs no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from cdvideo.resources import resource
+from cdvideo.train import find_photos, load_photo
+
+Frames = NDArray[np.uint8]
+CLIP_FOLDER = Path(__file__).parents[1] / "weights" / "clip"
+_BINS = 6
+
+
+class Clip:
+    """Normalised image and text features (N, D) of pocket's CLIP."""
+
+    def __init__(self, folder: Path = CLIP_FOLDER) -> None:
+        from transformers import CLIPModel, CLIPTokenizer
+
+        self.model: Any = CLIPModel.from_pretrained(folder).float().eval()
+        self.tokenizer = CLIPTokenizer.from_pretrained(CLIP_FOLDER.parent / "tokenizer")
+
+    @torch.no_grad()
+    def images(self, frames: Frames) -> Tensor:
+        side = self.model.config.vision_config.image_size
+        small = [np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BOX)) for frame in frames]
+        pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        features = [self.model.visual_projection(self.model.vision_model(pixel_values=part).pooler_output) for part in pixels.split(64)]
+        return F.normalize(torch.cat(features), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, texts: list[str]) -> Tensor:
+        length = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        features = self.model.text_projection(self.model.text_model(input_ids=tokens.input_ids).pooler_output)
+        return F.normalize(features, dim=-1)
+
+
+def shipped_clip() -> Clip | None:
+    return Clip() if (CLIP_FOLDER / "config.json").exists() else None
+
+
+def identity(features: Tensor) -> tuple[float, float]:
+    """Mean cosine of a clip's frames (F, D) with its first frame, and with their predecessors."""
+    return float((features[1:] @ features[0]).mean()), float((features[1:] * features[:-1]).sum(-1).mean())
+
+
+def colours(frames: Frames) -> NDArray[np.float64]:
+    """The share of each of 216 colours in the middle half of every picture: (N, 216)."""
+    height, width = frames.shape[1:3]
+    middle = frames[:, height // 4 : -(height // 4), width // 4 : -(width // 4)].astype(int) * _BINS // 256
+    codes = (middle[..., 0] * _BINS + middle[..., 1]) * _BINS + middle[..., 2]
+    return np.stack([np.bincount(code.ravel(), minlength=_BINS**3) / code.size for code in codes])
+
+
+def colour_likeness(pictures: Frames, photos: Frames) -> NDArray[np.float64]:
+    """Each picture's overlap of colours with the photo most like it, in [0, 1]: (N,). The middle holds the subject."""
+    ours, theirs = colours(pictures), colours(photos)
+    return np.minimum(ours[:, None], theirs[None]).sum(-1).max(1)
+
+
+def sample_subjects() -> dict[str, list[Path]]:
+    """The photos of each personal subject: the folders of `samples/`, named by class word."""
+    folders = sorted(path for path in resource("samples").iterdir() if path.is_dir())
+    return {folder.name: find_photos(folder) for folder in folders}
+
+
+def read_photos(paths: list[Path], side: int = 128) -> Frames:
+    return np.stack([np.asarray(load_photo(path).resize((side, side), Image.Resampling.LANCZOS)) for path in paths])

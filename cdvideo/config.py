@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from cdvideo.errors import UserError
 
@@ -30,6 +30,10 @@ class TrainConfig(_Model):
     out: Path | None = Field(None, description="the concept file; concepts/CLASS.safetensors by default")
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Shot(_Model):
     """One shot of a storyboard."""
 
@@ -38,6 +42,7 @@ class Shot(_Model):
     frames: Annotated[int, Field(ge=1, le=32)] | None = Field(None, description="number of frames; the storyboard's by default")
     negative: str | None = Field(None, description="what is not to be seen; the storyboard's by default")
     guidance: float | None = Field(None, ge=0, description="guidance scale; the storyboard's by default")
+    camera: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field((), description="camera moves, such as zoom-in or pan-left:0.6")
 
 
 class Storyboard(_Model):

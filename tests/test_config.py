@@ -51,3 +51,9 @@ def test_a_missing_concept_says_where_it_was_looked_for(tmp_path):
     with pytest.raises(UserError, match=r"none\.safetensors") as refused:
         find_concept(board, tmp_path / "board.yaml")
     assert str(tmp_path) in refused.value.cause
+
+
+def test_a_shots_camera_is_one_move_or_several():
+    shots = [{"prompt": "a"}, {"prompt": "b", "camera": "zoom-in"}, {"prompt": "c", "camera": ["zoom-in", "pan-left:0.6"]}]
+    board = Storyboard.model_validate({"title": "t", "shots": shots})
+    assert [shot.camera for shot in board.shots] == [(), ("zoom-in",), ("zoom-in", "pan-left:0.6")]

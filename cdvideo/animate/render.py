@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from cdvideo.base import Base, Injection, versions
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError
-from cdvideo.motion import MotionModule, attach
+from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
 from cdvideo.sampling import denoise, make_scheduler, seeded_noise
 from cdvideo.video import Clip
 
@@ -63,6 +63,14 @@ class Studio:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def camera_moves(self, moves: Sequence[str], *, offline: bool = False) -> list[WeightedLora]:
+        """The MotionLoRAs, with their strengths, of moves such as "zoom-in", "pan-left:0.6" or a path, for this base's motion module."""
+        if self.motion is None:
+            raise ValueError("this studio has no motion module; give it one")
+        kind, motion = self.base.preset.kind, self.motion
+        parsed = [parse_camera(move) for move in moves]
+        return [(load_motion_lora(source, motion=motion, kind=kind, offline=offline), strength) for source, strength in parsed]
+
     def clip(
         self,
         prompt: str,
@@ -75,9 +83,13 @@ class Studio:
         negative: str = DEFAULT_NEGATIVE,
         seed: int = 0,
         schedule: str = "animatediff",
+        cameras: Sequence[WeightedLora] = (),
         on_step: OnStep | None = None,
     ) -> Clip:
-        """`num_frames` frames and a record of every setting. `size` is (width, height) in pixels; the base's own by default."""
+        """`num_frames` frames and a record of every setting. `size` is (width, height) in pixels; the base's own by default.
+
+        `cameras` are MotionLoRAs and their strengths; they are in the motion module for this clip alone.
+        """
         if self._motion_unet is None:
             raise ValueError("this studio has no motion module; give it one, or ask for a still")
         limit = self.motion_frame_limit
@@ -90,9 +102,14 @@ class Studio:
         settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule)
         width, height = settings["size"]
         shape = (1, self.base.unet.config.in_channels, num_frames, height // self.base.latent_factor, width // self.base.latent_factor)
-        latents = self._denoise(self._motion_unet, seeded_noise(seed, shape), settings, on_step)
+        with LoraInjection(self._motion_unet, cameras):
+            latents = self._denoise(self._motion_unet, seeded_noise(seed, shape), settings, on_step)
         frames = self.base.decode(rearrange(latents, "1 c f h w -> f c h w")).numpy()
-        motion = {"motion": self.motion.source if self.motion else None, "motion_norm": self.motion_norm}
+        motion = {
+            "motion": self.motion.source if self.motion else None,
+            "motion_norm": self.motion_norm,
+            "cameras": describe_cameras(cameras),
+        }
         record = {"kind": "clip", **settings, "frames": num_frames, "fps": fps, **motion, **self._origin()}
         return Clip(frames=frames, fps=fps, record=record)
 
@@ -169,6 +186,11 @@ class Studio:
             "concepts": concepts,
             "versions": versions(),
         }
+
+
+def describe_cameras(cameras: Sequence[WeightedLora]) -> list[dict[str, Any]]:
+    """What a record says of a clip's camera moves."""
+    return [{"name": lora.source, "strength": strength, "fingerprint": lora.fingerprint} for lora, strength in cameras]
 
 
 def describe_size_problem(width: int, height: int, latent_factor: int = 8) -> tuple[str, str] | None:

@@ -27,7 +27,7 @@ class BaseAlias:
 
 @dataclass(frozen=True, kw_only=True)
 class MotionAlias:
-    """A motion module with a short name; `base` is the alias of the base that it belongs to."""
+    """A motion module, or a MotionLoRA, with a short name; `base` is the alias of the base that it belongs to."""
 
     name: str
     location: str | None
@@ -112,6 +112,39 @@ MOTIONS: Mapping[str, MotionAlias] = {
     )
 }
 
+
+def _pocket_camera(move: str) -> MotionAlias:
+    return MotionAlias(
+        name=move,
+        location=None,
+        title=f"the pocket base's MotionLoRA {move}",
+        licence=POCKET_LICENCE,
+        home=f"motion_modules/pocket/loras/{move}.safetensors",
+        download_bytes=0,
+        base="pocket",
+    )
+
+
+def _animatediff_camera(move: str) -> MotionAlias:
+    location = f"guoyww/animatediff-motion-lora-{move.replace('roll-', 'rolling-')}"
+    return MotionAlias(
+        name=move,
+        location=location,
+        title=f"AnimateDiff v2's MotionLoRA {move}",
+        licence="Apache-2.0",
+        home=f"{HUB}/{location}",
+        download_bytes=77_400_000,
+        base="sd15",
+    )
+
+
+CAMERA_MOVES = ("zoom-in", "zoom-out", "pan-left", "pan-right", "tilt-up", "tilt-down", "roll-clockwise", "roll-anticlockwise")
+CAMERAS: Mapping[str, Mapping[str, MotionAlias]] = {
+    "pocket": {move: _pocket_camera(move) for move in CAMERA_MOVES},
+    "sd15": {move: _animatediff_camera(move) for move in CAMERA_MOVES},
+}
+"""MotionLoRAs of the camera's moves, by the kind of base (a preset's `kind`) and the move."""
+
 SD15_PRESET = BasePreset(
     kind="sd15",
     native_size=512,
@@ -142,7 +175,7 @@ def preset_for(unet: Any) -> BasePreset:
 
 
 def unknown_name(kind: str, name: str, known: Mapping[str, Any]) -> UserError:
-    """The error for a name that is neither an alias nor a path nor a hub id; `kind` is "base" or "motion module"."""
+    """The error for a name that is neither an alias nor a path nor a hub id; `kind` is "base", "motion module" or "camera move"."""
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return UserError(

@@ -74,7 +74,7 @@ def _size_on_disk(folder: Path) -> int:
 
 
 def fetch(location: str, requirements: Sequence[Requirement], *, what: str, offline: bool = False) -> Path:
-    """The local folder of a hub model that meets the requirements, downloaded if it is not cached. `what` is "base" or "motion module".
+    """The local folder of a hub model that meets the requirements, downloaded if it is not cached. `what` names its kind to the user.
 
     Raises UserError where it is not cached and cannot be fetched; an unreachable hub is noticed within seconds.
     """

@@ -36,6 +36,11 @@ def motion_requirements(*, half: bool) -> list[Requirement]:
     return [[("config.json",)], weight_files("", half=half)]
 
 
+def lora_requirements() -> list[Requirement]:
+    """What a MotionLoRA's folder must hold: AnimateDiff's repositories on the hub name the file as a model, peft's tools as what it is."""
+    return [(*weight_files("", half=False), ("pytorch_lora_weights.safetensors",), ("pytorch_lora_weights.bin",))]
+
+
 def choose(requirements: Sequence[Requirement], exists: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """(files that meet the requirements, the preferred file of each requirement that nothing meets)."""
     chosen: list[str] = []

@@ -14,6 +14,14 @@ from cdvideo.cli.options import choose_concept, offline_option, sampling_options
 @click.option(
     "--motion-norm", type=click.Choice(["frame", "diffusers"]), default="frame", show_default=True, help="How the module normalises."
 )
+@click.option(
+    "--camera",
+    "cameras",
+    multiple=True,
+    metavar="MOVE[:STRENGTH]",
+    help="Camera move: zoom-in, zoom-out, pan-left, pan-right, tilt-up, tilt-down, roll-clockwise, roll-anticlockwise, or a MotionLoRA's "
+    "file, folder or hub id; may be repeated.",
+)
 @click.option("--schedule", type=click.Choice(["animatediff", "animatediff-original"]), default="animatediff", show_default=True)
 @click.option("--frames", type=int, default=16, show_default=True, help="Number of frames.")
 @click.option("--fps", type=float, default=8, show_default=True, help="Frames a second.")
@@ -33,6 +41,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
       cdvideo animate --prompt "a V* bear reading a book in the snow"
       cdvideo animate --prompt "a V* bear wearing sunglasses on the beach" --seed 3 --out bear.mp4 --out bear.gif
       cdvideo animate --prompt "a panda jumping in the snow" --base pocket --out panda.gif
+      cdvideo animate --prompt "a bear on the beach" --camera zoom-in --camera pan-left:0.6
     """
     from cdvideo.cli.progress import steps_bar
     from cdvideo.cli.rendering import default_out, open_studio, save, split_settings
@@ -42,8 +51,11 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     for path in destinations:
         check_destination(path, num_frames=max(given["frames"], 1), fps=given["fps"])
     concept = choose_concept(given["prompt"], given.pop("concept"))
+    moves = given.pop("cameras")
     sampling, setup = split_settings(given)
     sampling |= {"num_frames": setup.pop("frames"), "fps": setup.pop("fps"), "schedule": setup.pop("schedule")}
-    with open_studio(concept, with_motion=True, **setup) as studio, steps_bar("rendering") as on_step:
-        clip = studio.clip(**sampling, on_step=on_step)
+    with open_studio(concept, with_motion=True, **setup) as studio:
+        cameras = studio.camera_moves(moves, offline=setup["offline"])
+        with steps_bar("rendering") as on_step:
+            clip = studio.clip(**sampling, cameras=cameras, on_step=on_step)
     save(clip, destinations)

@@ -1,8 +1,21 @@
-"""Motion: AnimateDiff's modules, from a file to a UNet that moves."""
+"""Motion: AnimateDiff's modules, from a file to a UNet that moves, and the MotionLoRAs that make its camera move."""
 
 from cdvideo.motion.attach import attach
 from cdvideo.motion.loading import load_motion
+from cdvideo.motion.lora import LoraInjection, MotionLora, WeightedLora, load_motion_lora, parse_camera, save_motion_lora
 from cdvideo.motion.module import MotionModule
 from cdvideo.motion.norm import MOTION_NORMS, set_motion_norm
 
-__all__ = ["MOTION_NORMS", "MotionModule", "attach", "load_motion", "set_motion_norm"]
+__all__ = [
+    "MOTION_NORMS",
+    "LoraInjection",
+    "MotionLora",
+    "MotionModule",
+    "WeightedLora",
+    "attach",
+    "load_motion",
+    "load_motion_lora",
+    "parse_camera",
+    "save_motion_lora",
+    "set_motion_norm",
+]

@@ -16,17 +16,10 @@ from cdvideo.base.loading import locate
 from cdvideo.base.weights import State, read_json, read_tensors
 from cdvideo.errors import UserError
 from cdvideo.motion.attach import check_widths
+from cdvideo.motion.lora_layout import RENAMED
 from cdvideo.motion.module import POSITIONS, MotionModule, adapter_settings
 from cdvideo.resources import resource
 
-_RENAMED = (
-    (".temporal_transformer.", "."),
-    (".attention_blocks.0.", ".attn1."),
-    (".attention_blocks.1.", ".attn2."),
-    (".norms.0.", ".norm1."),
-    (".norms.1.", ".norm2."),
-    (".ff_norm.", ".norm3."),
-)
 _POSITIONS = re.compile(r"\.attention_blocks\.(\d+)\.pos_encoder\.pe$")
 
 
@@ -79,7 +72,7 @@ def _check_kind(file: Path, state: State) -> None:
         return
     remedy = "give a motion module, such as --motion v2"
     if kind == recognise.MOTION_LORA:
-        remedy = "a MotionLoRA goes on top of a motion module and is not supported yet; give the module itself, such as --motion v2"
+        remedy = "a MotionLoRA goes on top of a motion module: give it with --camera, and the module itself with --motion"
     elif kind == recognise.SD15:
         remedy = "give it with --base"
     raise UserError(f"{file} is no motion module", cause=f"it is {recognise.with_article(kind)}", remedy=remedy)
@@ -92,7 +85,7 @@ def renamed(state: State, source: str) -> State:
         name = original.removeprefix("module.")
         if _POSITIONS.search(name):
             name = _POSITIONS.sub(POSITIONS, name)
-        for old, new in _RENAMED:
+        for old, new in RENAMED:
             name = name.replace(old, new)
         if name in result and not (name.endswith(POSITIONS) and torch.equal(result[name], value)):
             raise UserError(f"the motion module {source} cannot be used", cause=f"it holds {name} twice, with different values")

@@ -53,16 +53,18 @@ def render(
     origin = {"base": loaded.fingerprint, "concept": _digest(concept_path), "motion": module.fingerprint, "dtype": str(loaded.dtype)}
     clips, paths, num_rendered = [], [], 0
     with animate.Studio(loaded, [concept] if concept else [], module) as studio:
+        cameras = {moves: studio.camera_moves(moves) for moves in dict.fromkeys(shot.camera for shot in storyboard.shots)}
         for number, shot in enumerate(storyboard.shots, 1):
             settings = shot_settings(storyboard, shot)
-            key = hashlib.sha256(json.dumps([settings, origin, base.versions()], sort_keys=True).encode()).hexdigest()[:16]
+            decisive = [settings, animate.describe_cameras(cameras[shot.camera]), origin, base.versions()]
+            key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
             path = shots_folder / f"{number:02d}-{slug(shot.prompt)[:40]}-{key}"
             done = path.is_dir()
             on_step = on_shot(number, len(storyboard.shots), shot, done) if on_shot else None
             if done:
                 clip = video.read(path)
             else:
-                clip = studio.clip(**settings, on_step=on_step)
+                clip = studio.clip(**settings, cameras=cameras[shot.camera], on_step=on_step)
                 video.write(clip, path)
                 num_rendered += 1
             clips.append(clip)

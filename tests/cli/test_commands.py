@@ -57,6 +57,38 @@ def test_from_photos_to_a_film(concept):
     assert again.output.count("rendered already") == 2 and first > 0
 
 
+def test_camera_moves_are_in_the_clip_and_its_record():
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    state = {}
+    for name, value in load_file(resource("motion_modules", "pocket") / "diffusion_pytorch_model.safetensors").items():
+        if ".to_" in name and value.ndim == 2:
+            generator = torch.Generator().manual_seed(0)
+            layer = name.removesuffix(".weight")
+            state[f"unet.{layer}.lora_A.weight"] = torch.randn(2, value.shape[1], generator=generator)
+            state[f"unet.{layer}.lora_B.weight"] = 0.2 * torch.randn(value.shape[0], 2, generator=generator)
+    save_file(state, "own.safetensors")
+    common = ["--prompt", "a bear", "--frames", "4", "--steps", "3", "--dtype", "fp32"]
+    cameras = ["--camera", "own.safetensors:0.5", "--camera", "own.safetensors"]
+    for name, options in {"plain": [], "none": ["--camera", "own.safetensors:0"], "moved": cameras}.items():
+        result = call("animate", *common, *options, "--out", name)
+        assert result.exit_code == 0, result.output
+    record = json.loads(call("info", "moved", "--json").output)["record"]
+    assert [(camera["name"], camera["strength"]) for camera in record["cameras"]] == [("own.safetensors", 0.5), ("own.safetensors", 1.0)]
+    plain, none, moved = (
+        np.stack([np.asarray(Image.open(path)) for path in sorted(Path(name).glob("*.png"))]) for name in ("plain", "none", "moved")
+    )
+    assert np.array_equal(plain, none) and not np.array_equal(plain, moved)
+
+    shots = [{"prompt": "a bear"}, {"prompt": "a bear", "camera": "own.safetensors"}]
+    Path("board.yaml").write_text(json.dumps({"title": "Moves", "steps": 2, "frames": 2, "shots": shots}))
+    for count in (0, 2):
+        result = call("storyboard", "render", "board.yaml", "--out", "film")
+        assert result.exit_code == 0 and result.output.count("rendered already") == count
+    assert len(list(Path("film/shots").iterdir())) == 2
+
+
 def test_stills_repeat_by_seed(concept):
     for name in ("a.png", "b.png"):
         assert call("image", "--prompt", "a V* bear", "--concept", concept, "--steps", "2", "--seed", "5", "--out", name).exit_code == 0
@@ -102,6 +134,10 @@ def bad_photos() -> None:
         (["animate", "--prompt", "a bear", "--out", "a.avi"], "a.avi"),
         (["animate", "--prompt", "a bear", "--concept", "none.safetensors", "--out", "a.mp4"], "no such concept"),
         (["animate", "--prompt", "a bear", "--motion", "no-such-module", "--out", "a.mp4"], "no-such-module"),
+        (["animate", "--prompt", "a bear", "--camera", "zoom-inn", "--out", "a.mp4"], "did you mean 'zoom-in'"),
+        (["animate", "--prompt", "a bear", "--camera", "zoom-in:inf", "--out", "a.mp4"], "no strength"),
+        (["animate", "--prompt", "a bear", "--camera", "text/a.jpg", "--out", "a.mp4"], "text/a.jpg"),
+        (["image", "--prompt", "a bear", "--camera", "zoom-in", "--out", "a.png"], "No such option"),
         (["animate", "--prompt", "a bear", "--device", "abacus", "--out", "a.mp4"], "abacus"),
         (["animate", "--prompt", "a bear", "--out", "text/a.jpg/b.mp4"], "text/a.jpg"),
         (["image", "--prompt", "a bear", "--base", "text/a.jpg", "--out", "a.png"], "text/a.jpg"),

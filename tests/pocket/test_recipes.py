@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cdvideo.pocket.recipes import autoencoder, clip
 from cdvideo.pocket.recipes.diffusion import Noising, cumulative_alphas
 from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.optimisers import Optimisers
+from cdvideo.pocket.recipes.pictures import draw_curve, grid
 from cdvideo.pocket.recipes.processes import on_every_core
 from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
 from cdvideo.pocket.world.painter import Painter
+from cdvideo.pocket.world.scene import Scene
 from cdvideo.sampling import make_scheduler
 from tests.pocket.test_world import FlatIcons
 
@@ -148,3 +151,53 @@ def test_two_processes_train_a_camera_move_for_a_frozen_motion_module(tmp_path):
     model = attach(base, MotionModule.from_adapter(made, source="pocket"))
     with torch.no_grad(), LoraInjection(model, [(lora, 1.0)]):
         assert (model(*inputs).sample - trained(*inputs).sample).abs().max() < 1e-4
+
+
+def test_the_decoder_goes_on_alone_and_latents_stay(tmp_path):
+    painter = Painter(FlatIcons())
+    pictures, _ = autoencoder.world_batch(painter, np.random.default_rng(0), 2)
+    autoencoder.train(painter, tmp_path / "joint", 0.1)
+    before = autoencoder.finished(painter, tmp_path / "joint")
+    autoencoder.train_decoder(painter, tmp_path / "joint", tmp_path / "decoder", 6.0)
+    after = autoencoder.finished_with_decoder(painter, tmp_path / "joint", tmp_path / "decoder")
+    with torch.no_grad():
+        assert torch.equal(before.encode(pictures).latent_dist.mode(), after.encode(pictures).latent_dist.mode())
+    changed = [name for name, value in after.named_parameters() if not torch.equal(value, dict(before.named_parameters())[name])]
+    assert changed and all(name.startswith("decoder.") for name in changed)
+
+
+def test_the_vision_tower_goes_on_alone_and_texts_stay(tmp_path):
+    painter = Painter(FlatIcons())
+    clip.train(painter, tmp_path / "clip", 0.1)
+    before = clip.Lesson.finished(tmp_path / "clip")
+    clip.train_vision(painter, tmp_path / "clip", tmp_path / "vision", 3.0)
+    after = clip.Lesson.finished(tmp_path / "clip", tmp_path / "vision")
+    old = dict(before.modules.named_parameters())
+    changed = {name.split(".")[1] for name, value in after.modules.named_parameters() if not torch.equal(value, old[name])}
+    assert "vision_model" in changed and not changed & {"text_model", "text_projection", "logit_scale"}
+
+
+def test_what_a_caption_leaves_unsaid_is_no_label():
+    def scene(**values):
+        return Scene(subject="bear", drawing=("noto", "bear"), place="beach", side="left", **values)
+
+    labels = clip.labels_said([scene(), scene(), scene(blurred=True)], ["a bear on the left", "a bear by the sea", "bad quality"])
+    beach, left = clip.LABELS["place"].index("beach"), clip.LABELS["side"].index("left")
+    assert labels["place"].tolist() == [-1, beach, -1]
+    assert labels["side"].tolist() == [left, -1, -1]
+    assert labels["subject"].tolist() == [0, 0, -1]
+
+
+def test_curves_and_grids_are_drawn(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(f'{{"step": {step}, "seconds": {step * 2}, "loss": {1 / (1 + step)}}}\n' for step in range(30)))
+    draw_curve(log, tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as curve:
+        # Steeply down, then flat: the blue line is higher on the left than on the right.
+        blue = (np.asarray(curve).astype(int) @ [-1, 0, 1]) > 100
+        rows = [np.nonzero(blue[:, column])[0].mean() for column in (50, 200, 340)]
+        assert rows[0] < rows[1] < rows[2] + 12
+    pictures = [Image.new("RGB", (40, 40), (value, 0, 0)) for value in (10, 20, 30)]
+    sheet = grid(pictures, 2, ["one", "two", "three"])
+    assert sheet.width == 80 and sheet.getpixel((20, 20)) == (10, 0, 0) and sheet.getpixel((60, 20)) == (20, 0, 0)
+    assert sheet.getpixel((20, sheet.height // 2 + 20)) == (30, 0, 0)

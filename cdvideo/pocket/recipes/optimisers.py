@@ -25,7 +25,9 @@ class Optimisers:
         self.rank, self.shares = rank, [matrices[share::processes] for share in range(processes)]
         # Muon takes matrices; a kernel's view as (out, in * height * width) shares its memory, so stepping the view steps the kernel.
         self.views = [nn.Parameter(value.data.flatten(1)) for value in self.shares[rank]]
-        self.muon = torch.optim.Muon(self.views, lr=1e-3, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        # An optimiser wants something to step, and a MotionLoRA's matrices are all too thin for Muon.
+        views = self.views or [nn.Parameter(torch.zeros(1, 1))]
+        self.muon = torch.optim.Muon(views, lr=1e-3, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         chosen = {id(value) for value in matrices}
         rest = [value for value in trained if id(value) not in chosen]
         self.adam = torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
@@ -41,6 +43,8 @@ class Optimisers:
         self.adam.step()
         if len(self.shares) > 1:
             for rank, share in enumerate(self.shares):
+                if not share:
+                    continue
                 flat = torch.cat([value.flatten() for value in share])
                 dist.broadcast(flat, rank)
                 for value, part in zip(share, flat.split([value.numel() for value in share]), strict=True):

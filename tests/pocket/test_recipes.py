@@ -31,14 +31,16 @@ def test_noisy_latents_hold_the_noise_that_is_asked_for():
     assert torch.allclose((noisy - (1 - alphas).sqrt() * noise) / alphas.sqrt(), clean, atol=1e-3)
 
 
-def test_timesteps_are_drawn_where_min_snr_gives_weight():
+def test_timesteps_are_drawn_where_shapes_are_decided():
     noising = Noising(torch.device("cpu"), uniform=0.0)
     alphas = cumulative_alphas()[0, [50, 500]]
     snr = alphas / (1 - alphas)
-    ratio = (5 / snr[0]) / 1.0  # at step 50 the signal is far above gamma, at 500 below: weights 5 / SNR and 1
+    # At step 50 the signal is far above gamma, at 500 below: min-SNR weights 5 / SNR and 1, each times SNR / (SNR + floor).
+    ratio = (5 / snr[0] * snr[0] / (snr[0] + 0.1)) / (snr[1] / (snr[1] + 0.1))
     assert snr[0] > 5 > snr[1]
     assert torch.isclose(noising.density[0, 50] / noising.density[0, 500], ratio)
     assert torch.allclose(noising.density.sum(1), torch.ones(2))
+    assert (noising.density.argmax(1) > 100).all() and (noising.density.argmax(1) < 400).all()
 
 
 def test_the_autoencoder_starts_near_the_identity():

@@ -126,7 +126,7 @@ def train_vision(workshop: Workshop, seconds: float) -> None:
 
 def train_judge(workshop: Workshop, seconds: float) -> None:
     judge.train(workshop.painter, workshop.folder / "judge", seconds)
-    workshop.keep("judge")
+    workshop.keep("judge", judge.show(judge.finished(workshop.folder / "judge"), workshop.painter))
 
 
 def train_unet(workshop: Workshop, seconds: float) -> None:
@@ -150,6 +150,8 @@ def train_cameras(workshop: Workshop, seconds: float) -> None:
         own, share = folder / "cameras" / move, seconds / len(CAMERAS)
         on_every_core(camera.train_worker, data, folder / "unet", folder / "motion", own, share, processes=workshop.processes)
         workshop.keep(f"cameras/{move}")
+    moves = {move: camera.finished(folder / "cameras" / move) for move in CAMERAS}
+    camera.show(workshop.pipeline(), motion.finished(folder / "unet", folder / "motion"), moves).save(folder / "cameras" / "samples.png")
 
 
 def export(workshop: Workshop) -> None:

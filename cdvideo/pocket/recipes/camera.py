@@ -7,14 +7,16 @@ nothing: its `up` is zero.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import UNetMotionModel
+from diffusers import MotionAdapter, StableDiffusionPipeline, UNetMotionModel
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from cdvideo.motion import MotionModule, attach
+from cdvideo.motion import LoraInjection, MotionLora, MotionModule, attach
 from cdvideo.motion.lora_layout import official_name
 from cdvideo.pocket.recipes import motion, unet
 from cdvideo.pocket.recipes.diffusion import Noising
@@ -80,3 +82,13 @@ def finished(folder: Path) -> dict[str, Tensor]:
     averages = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)["average"]["values"]
     matches = {name: _PARAMETER.fullmatch(name) for name in averages}
     return {official_name(match["layer"], match["part"]): averages[name] for name, match in matches.items() if match}
+
+
+def show(base: StableDiffusionPipeline, adapter: MotionAdapter, moves: Mapping[str, dict[str, Tensor]]) -> Image.Image:
+    """One clip for each move, of the same scene from the same noise, eight of its frames in a row."""
+    pipeline = motion.clip_pipeline(base, adapter)
+    clips = []
+    for move, state in moves.items():
+        with LoraInjection(pipeline.unet, [(MotionLora.from_state(state, source=move), 1.0)]):
+            clips.append(motion.eight_frames(pipeline, "a bear on the street", 0))
+    return motion.strips(clips, list(moves))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cdvideo.pocket.judge import CONFIG, FILE, SIDE, Judge, Labels, Network, to_input
 from cdvideo.pocket.recipes.optimisers import Optimisers
+from cdvideo.pocket.recipes.pictures import grid
 from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
 from cdvideo.pocket.world import places
 from cdvideo.pocket.world.canvas import Canvas
@@ -196,3 +197,12 @@ def motion_accuracy(judge: Judge, painter: Painter, count: int, seed: int) -> fl
         if scene.motion == wanted and not (scene.blurred or scene.companion or scene.camera):
             right.append(judge.motion(np.stack([np.asarray(frame) for frame in painter.clip(scene, 16, SIDE)])) == wanted)
     return float(np.mean(right))
+
+
+def show(judge: Judge, painter: Painter, count: int = 24) -> Image.Image:
+    """Held-out scenes and what the judge sees in each."""
+    scenes = sharp_scenes(np.random.default_rng(HELD_OUT_SEED + 3))
+    pictures = [painter.frame(next(scenes), 0.3, SIDE) for _ in range(count)]
+    seen = judge.look(np.stack([np.asarray(picture) for picture in pictures]))
+    named = [[*subjects, *(seen.labels[name][index] for name in READ if name != "subject")] for index, subjects in enumerate(seen.subjects)]
+    return grid(pictures, 8, [", ".join(word for word in words if word) for words in named])

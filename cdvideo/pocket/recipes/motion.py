@@ -6,6 +6,7 @@ AnimateDiff's linear schedule.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -101,13 +102,26 @@ def finished(unet_folder: Path, folder: Path) -> MotionAdapter:
 
 def show(base: StableDiffusionPipeline, adapter: MotionAdapter) -> Image.Image:
     """One clip for each named motion and camera move, eight of its frames in a row."""
+    pipeline = clip_pipeline(base, adapter)
+    phrases = [words[0] for words in (*MOTIONS.values(), *CAMERAS.values())]
+    prompts = [f"a {subject} {words} {place}" for words, (subject, place) in zip(phrases, cycle(SHOWN), strict=False)]
+    return strips([eight_frames(pipeline, prompt, seed) for seed, prompt in enumerate(prompts)], prompts)
+
+
+def clip_pipeline(base: StableDiffusionPipeline, adapter: MotionAdapter) -> AnimateDiffPipeline:
     parts = {name: getattr(base, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
     pipeline = AnimateDiffPipeline(**parts, motion_adapter=adapter, scheduler=make_scheduler("animatediff", 25))
     pipeline.set_progress_bar_config(disable=True)
-    phrases = [words[0] for words in (*MOTIONS.values(), *CAMERAS.values())]
-    prompts = [f"a {subject} {words} {place}" for words, (subject, place) in zip(phrases, cycle(SHOWN), strict=False)]
-    frames: list[Image.Image] = []
-    for number, prompt in enumerate(prompts):
-        generator = torch.Generator().manual_seed(number)
-        frames += pipeline(prompt, num_frames=16, num_inference_steps=25, guidance_scale=7.5, generator=generator).frames[0][::2]
-    return grid(frames, 8, [prompts[index // 8] if index % 8 == 0 else "" for index in range(len(frames))])
+    return pipeline
+
+
+def eight_frames(pipeline: AnimateDiffPipeline, prompt: str, seed: int) -> list[Image.Image]:
+    """Every other frame of a clip of 16, 25 steps, guidance 7.5."""
+    generator = torch.Generator().manual_seed(seed)
+    return list(pipeline(prompt, num_frames=16, num_inference_steps=25, guidance_scale=7.5, generator=generator).frames[0][::2])
+
+
+def strips(clips: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
+    """A row of eight frames for each clip, its title below the first."""
+    captions = [title if index == 0 else "" for title in titles for index in range(8)]
+    return grid([frame for frames in clips for frame in frames], 8, captions)

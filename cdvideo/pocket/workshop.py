@@ -21,6 +21,7 @@ from cdvideo.pocket.recipes.run import CHECKPOINT
 from cdvideo.pocket.world.icons import Icons
 from cdvideo.pocket.world.moves import CAMERAS
 from cdvideo.pocket.world.painter import Painter
+from cdvideo.pocket.world.samples import paint_samples
 from cdvideo.sampling.schedules import SCHEDULES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,8 +156,9 @@ def train_cameras(workshop: Workshop, seconds: float) -> None:
 
 
 def export(workshop: Workshop) -> None:
-    """Writes the finished parts, in fp16, where the package finds them."""
+    """Writes the finished parts, in fp16, where the package finds them, and the personal subjects' pictures into `samples/`."""
     folder = workshop.folder
+    paint_samples(workshop.painter, ROOT / "samples")
     lesson = workshop.clip()
     judge.save(judge.finished(folder / "judge"), WEIGHTS / "judge")
     parts = {

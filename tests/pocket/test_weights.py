@@ -17,9 +17,9 @@ from cdvideo.train import find_photos, load_photo
 WEIGHTS = [*(Path(cdvideo.pocket.__file__).parent / "weights").rglob("*.safetensors"), *resource("motion_modules").rglob("*.safetensors")]
 
 
-def test_everything_together_is_at_most_60_megabytes_in_fp16():
-    assert len(WEIGHTS) == 4
-    assert sum(path.stat().st_size for path in WEIGHTS) < 60e6
+def test_everything_together_is_at_most_100_megabytes_in_fp16():
+    assert {path.parent.name for path in WEIGHTS} >= {"vae", "text_encoder", "unet", "pocket", "judge"}
+    assert sum(path.stat().st_size for path in WEIGHTS) < 100e6
     for path in WEIGHTS:
         content = path.read_bytes()
         header = content[8 : 8 + struct.unpack("<Q", content[:8])[0]]

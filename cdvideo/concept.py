@@ -1,14 +1,16 @@
 """The Concept: what one training leaves behind, in one safetensors file.
 
 The file holds the cross-attention matrices under the UNet's own 2D names (`unet.<parameter>`), one row per token (`embedding.<token>`), and
-a JSON header that says how it was made. The header can be read without torch.
+a JSON header that says how it was made. The header can be read without torch. In a compressed file a matrix is a low-rank change to the
+base's (`unet.<parameter>.up`, `.down`); format version 2 says so, and a cdvideo that only knows version 1 refuses it.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +21,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 1
+LOW_RANK_FORMAT_VERSION = 2
+UNKNOWN = "unknown"
+"""What the header of an imported concept says where the files that it came from did not."""
 _MAX_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptHeader:
-    """How a concept was made; `base` and `fingerprint` say which base it belongs to."""
+    """How a concept was made; `base` and `fingerprint` say which base it belongs to. None and "unknown" are what nobody knows."""
 
     base: str
     fingerprint: str
     tokens: tuple[str, ...]
     class_words: tuple[str, ...]
     method: str = "classdiffusion"
-    spl_weight: float = 1.0
+    spl_weight: float | None = 1.0
     spl_mode: str = "paper"
-    steps: int = 0
-    seed: int = 0
+    steps: int | None = 0
+    seed: int | None = 0
     versions: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -49,33 +54,82 @@ class ConceptHeader:
             header = cls(**{**values, "tokens": tuple(values["tokens"]), "class_words": tuple(values["class_words"])})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} has a damaged concept header", cause=str(error), remedy="train the concept again") from error
-        if header.format_version > FORMAT_VERSION:
+        if header.format_version > LOW_RANK_FORMAT_VERSION:
             raise UserError(
                 f"{path} was written by a newer cdvideo (format {header.format_version})", remedy="update cdvideo and read it again"
             )
         return header
 
 
+@dataclass(frozen=True)
+class LowRankChange:
+    """A tuned matrix told as a change to the base's, `up @ down`, with `up` (out, R) and `down` (R, in).
+
+    It may stand wherever a full matrix may in `Concept.key_values`: it has the full one's `shape`, and its `to` gives the full one.
+    """
+
+    up: Tensor
+    down: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.up.shape[0], self.down.shape[1]
+
+    @property
+    def rank(self) -> int:
+        return int(self.down.shape[0])
+
+    def change(self) -> Tensor:
+        """What is added to the base's matrix, (out, in) in fp32."""
+        return self.up.float() @ self.down.float()
+
+    def to(self, weight: Tensor) -> Tensor:
+        """The full matrix, given the base's `weight` (out, in) that it changes, in that weight's type and on its device.
+
+        The counterpart of `Tensor.to(weight)`, so that an injection treats both alike. The sum is taken in fp32 and rounded once.
+        """
+        return (weight.float() + self.change().to(weight.device)).to(weight.dtype)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """Tuned matrices by UNet parameter name, (out, in) each, and one embedding (D,) per token."""
+    """Tuned matrices by UNet parameter name, (out, in) each, whole or as low-rank changes, and one embedding (D,) per token."""
 
     header: ConceptHeader
-    key_values: dict[str, Tensor]
+    key_values: Mapping[str, Tensor | LowRankChange]
     embeddings: dict[str, Tensor]
 
     def __post_init__(self) -> None:
         if set(self.embeddings) != set(self.header.tokens):
             raise ValueError(f"embeddings {sorted(self.embeddings)} are not those of the tokens {sorted(self.header.tokens)}")
 
-    def save(self, path: Path) -> None:
-        """Writes the file whole or not at all."""
+    @property
+    def is_compressed(self) -> bool:
+        return any(isinstance(value, LowRankChange) for value in self.key_values.values())
+
+    def expanded(self, weights: Mapping[str, Tensor]) -> Concept:
+        """The same concept with whole matrices only, in fp32, given the base's weights by UNet parameter name."""
+        whole = {name: value.to(weights[name].float()) for name, value in self.key_values.items()}
+        return replace(self, header=replace(self.header, format_version=FORMAT_VERSION), key_values=whole)
+
+    def to_bytes(self) -> bytes:
+        """The content of the concept's file."""
         from safetensors.torch import save
 
-        tensors = {f"unet.{name}": value.detach().cpu().contiguous() for name, value in self.key_values.items()}
-        tensors |= {f"embedding.{token}": value.detach().cpu().contiguous() for token, value in self.embeddings.items()}
-        content = save(tensors, metadata={"cdvideo_concept": self.header.to_json()})
-        replace_files(path, [(path, content)])
+        tensors: dict[str, Tensor] = {}
+        for name, value in self.key_values.items():
+            if isinstance(value, LowRankChange):
+                tensors |= {f"unet.{name}.up": value.up, f"unet.{name}.down": value.down}
+            else:
+                tensors[f"unet.{name}"] = value
+        tensors |= {f"embedding.{token}": value for token, value in self.embeddings.items()}
+        header = replace(self.header, format_version=LOW_RANK_FORMAT_VERSION if self.is_compressed else FORMAT_VERSION)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        return bytes(save(tensors, metadata={"cdvideo_concept": header.to_json()}))
+
+    def save(self, path: Path) -> None:
+        """Writes the file whole or not at all."""
+        replace_files(path, [(path, self.to_bytes())])
 
     @classmethod
     def load(cls, path: Path) -> Concept:
@@ -98,7 +152,47 @@ class Concept:
                 f"{path} has embeddings for {sorted(embeddings)} but names the tokens {sorted(header.tokens)}",
                 remedy="train the concept again",
             )
-        return cls(header=header, key_values=key_values, embeddings=embeddings)
+        return cls(header=header, key_values=_with_low_rank_changes(path, key_values), embeddings=embeddings)
+
+
+def _with_low_rank_changes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor | LowRankChange]:
+    """The matrices by parameter name, the halves of low-rank changes put together. Raises UserError for halves that make no whole."""
+    found: dict[str, Tensor | LowRankChange] = {}
+    for name, value in tensors.items():
+        stem, _, half = name.rpartition(".")
+        if half not in ("up", "down"):
+            found[name] = value
+        elif half == "up" or f"{stem}.up" not in tensors:
+            up, down = tensors.get(f"{stem}.up"), tensors.get(f"{stem}.down")
+            if up is None or down is None or stem in tensors:
+                what = "both a matrix and a change to" if stem in tensors else "only half of the change to"
+                raise UserError(f"{path} holds {what} {stem}", remedy="copy or compress the concept again")
+            if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
+                shapes = f"up {tuple(up.shape)}, down {tuple(down.shape)}"
+                raise UserError(f"{path}: the halves of the change to {stem} do not go together", cause=shapes, remedy="compress it again")
+            found[stem] = LowRankChange(up, down)
+    return found
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a file's header says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    num_bytes: int
+
+
+def read_layout(path: Path) -> dict[str, StoredTensor]:
+    """The tensors in a concept's file by their names there, read without torch. Raises UserError as `read_header` does."""
+    entries = {name: entry for name, entry in _safetensors_header(path).items() if name != "__metadata__"}
+    try:
+        return {
+            name: StoredTensor(entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][1] - entry["data_offsets"][0])
+            for name, entry in entries.items()
+        }
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path} is damaged", cause=f"its header: {error!r}", remedy="copy it again or train the concept again") from error
 
 
 def read_header(path: Path) -> ConceptHeader:
@@ -112,12 +206,20 @@ def read_header(path: Path) -> ConceptHeader:
 
 
 def _safetensors_metadata(path: Path) -> dict[str, str]:
+    metadata = _safetensors_header(path).get("__metadata__", {})
+    return dict(metadata) if isinstance(metadata, dict) else {}
+
+
+def _safetensors_header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > _MAX_HEADER_BYTES:
                 raise ValueError("its header claims to be larger than 100 MB")
-            return dict(json.loads(file.read(size)).get("__metadata__", {}))
+            header = json.loads(file.read(size))
+            if not isinstance(header, dict):
+                raise ValueError("its header is no JSON object")
+            return header
     except FileNotFoundError:
         raise UserError(
             f"no such concept: {path}",

@@ -18,6 +18,7 @@ VERBS = {
     "animate": "Render a clip from a prompt.",
     "image": "Render a still picture from a prompt.",
     "storyboard": "Turn a YAML file of shots into a film.",
+    "concept": "Show, convert, compress and merge concept files.",
     "info": "Show what a concept, clip or film is made of.",
     "models": "List the known models, what is cached, and their licences.",
 }

@@ -1,0 +1,78 @@
+"""How far a concept's training moved what it trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cdvideo.base import initializer_id
+from cdvideo.concept import UNKNOWN, Concept
+from cdvideo.interop.low_rank import relative, root_sum_square
+
+if TYPE_CHECKING:
+    from cdvideo.base import Base
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMovement:
+    """A token's embedding against what it started from (`start`, a word) and against its class word, None where that is unknown.
+
+    `relative_distance` is the distance from the start's embedding, over that embedding's norm.
+    """
+
+    start: str
+    relative_distance: float
+    cosine_to_start: float
+    cosine_to_class: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movement:
+    """Frobenius norm of each matrix's change over that of the base's matrix; `relative_change` is over all of them together."""
+
+    layers: Mapping[str, float]
+    relative_change: float
+    tokens: Mapping[str, TokenMovement]
+
+
+def base_weights(base: Base, concept: Concept) -> dict[str, Tensor]:
+    """The base's matrices, on the CPU in fp32, under the concept's names. Raises UserError where the concept is not this base's."""
+    base.inject(concept).eject()
+    parameters = dict(base.unet.named_parameters())
+    return {name: parameters[name].detach().float().cpu() for name in concept.key_values}
+
+
+def movement(base: Base, concept: Concept) -> Movement:
+    """How far the concept is from its base. Raises UserError where it is not this base's."""
+    weights = base_weights(base, concept)
+    whole = concept.expanded(weights).key_values
+    moved = {name: float((whole[name].to(weight) - weight).norm()) for name, weight in weights.items()}
+    norms = {name: float(weight.norm()) for name, weight in weights.items()}
+    tokens = {
+        token: _token_movement(base, concept.embeddings[token], class_word)
+        for token, class_word in zip(concept.header.tokens, concept.header.class_words, strict=True)
+    }
+    layers = {name: relative(moved[name], norms[name]) for name in weights}
+    return Movement(layers=layers, relative_change=relative(root_sum_square(moved), root_sum_square(norms)), tokens=tokens)
+
+
+def _token_movement(base: Base, row: Tensor, class_word: str) -> TokenMovement:
+    def embedding(word: str) -> Tensor:
+        return base.text_encoder.get_input_embeddings().weight[initializer_id(base.tokenizer, word)].detach().float().cpu()
+
+    own = row.float().cpu()
+    class_row = None if class_word == UNKNOWN else embedding(class_word)
+    start = base.preset.initializer_token or class_word
+    start_row = class_row if start == class_word else embedding(start)
+    if start_row is None:
+        return TokenMovement(start=UNKNOWN, relative_distance=float("nan"), cosine_to_start=float("nan"), cosine_to_class=None)
+    return TokenMovement(
+        start=start,
+        relative_distance=float((own - start_row).norm() / start_row.norm()),
+        cosine_to_start=float(F.cosine_similarity(own, start_row, dim=0)),
+        cosine_to_class=None if class_row is None else float(F.cosine_similarity(own, class_row, dim=0)),
+    )

@@ -22,17 +22,23 @@ from cdvideo.cli.options import device_options, offline_option
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random draw; 0 by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="The concept file; concepts/WORD.safetensors by default.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted training.")
+@click.option("--check", is_flag=True, help="Only look at the photos, and say what is wrong and what the training will take.")
 @device_options
 @offline_option
-def command(images: Path, base_name: str | None, device: str, dtype: str, offline: bool, resume: bool, **given: Any) -> None:
+def command(images: Path, base_name: str | None, device: str, dtype: str, offline: bool, resume: bool, check: bool, **given: Any) -> None:
     """Learn a subject from a folder of 4-7 photos, or as a CONFIG.yaml says.
 
     \b
     Examples:
       cdvideo train samples/bear --class bear
+      cdvideo train my-photos --check
       cdvideo train configs/train/bear_pocket.yaml
       cdvideo train my-photos --class dog --base sd15 --out concepts/rex.safetensors
     """
+    if check:
+        from cdvideo.cli.checking import check_images
+
+        click.get_current_context().exit(check_images(images, base_name=base_name, device=device, dtype=dtype, given=given))
     from cdvideo.errors import UserError
     from cdvideo.files import check_writable
 

@@ -1,0 +1,154 @@
+"""What a training takes on a device: measured by a few steps of it, or estimated from counts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from cdvideo.base import load
+from cdvideo.base.catalog import BasePreset
+from cdvideo.base.device import DTYPES
+from cdvideo.train.loop import Progress, train
+from cdvideo.train.methods import Subject
+
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+PROBE_STEPS = 3
+SD15_PARAMETERS = 1_066_000_000
+SD15_TRAINED_PARAMETERS = 19_200_000
+SD15_STEP_FLOPS_PER_VIEW = 2.9e12
+"""UNet forward and backward for keys and values (1.73), and the autoencoder's encoder (1.12), at 512x512; counted on the real shapes."""
+SD15_ACTIVATION_BYTES_PER_VIEW = {2: 0.75e9, 4: 1.5e9}
+"""By the bytes of a number; counted on the real shapes, without gradient checkpointing."""
+_LIBRARIES_BYTES = 1e9
+_REACHED = 0.5
+"""The share of a plain matrix product's speed that a step is taken to reach."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the training takes: seconds a step and in all, the peak memory in bytes, and how these were found out.
+
+    `measured` is False for an estimate from counts. `memory_bytes` is the GPU's where `device` is one, else the process's;
+    `available_bytes` is what there is of it.
+    """
+
+    device: str
+    dtype: str
+    steps: int
+    batch_size: int
+    step_seconds: float
+    total_seconds: float
+    memory_bytes: int | None
+    available_bytes: int | None
+    measured: bool
+
+
+def measured_cost(
+    base: str,
+    photo: Image.Image,
+    subject: Subject,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    steps: int | None = None,
+    batch_size: int | None = None,
+) -> Cost:
+    """What training on such photos (square RGB) takes, from a few steps of it; `steps` and `batch_size` default to the base's own."""
+    started = time.perf_counter()
+    loaded = load(base, device=str(device), dtype=DTYPE_NAMES[dtype], offline=True)
+    load_seconds = time.perf_counter() - started
+    preset = loaded.preset
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    ends: list[float] = []
+
+    def on_step(progress: Progress) -> None:
+        ends.append(time.perf_counter())
+
+    views = batch_size or preset.batch_size
+    with tempfile.TemporaryDirectory() as scratch:
+        train(
+            loaded,
+            {subject.token: [photo]},
+            [subject],
+            out=Path(scratch) / "probe.safetensors",
+            steps=PROBE_STEPS,
+            batch_size=views,
+            learning_rate=preset.learning_rate,
+            on_step=on_step,
+        )
+    # The first step also warms up what later ones find ready.
+    step_seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
+    count = steps or preset.train_steps
+    return Cost(
+        device=str(device),
+        dtype=DTYPE_NAMES[dtype],
+        steps=count,
+        batch_size=views,
+        step_seconds=step_seconds,
+        total_seconds=load_seconds + count * step_seconds,
+        memory_bytes=_peak_memory(device),
+        available_bytes=_memory(device),
+        measured=True,
+    )
+
+
+def estimated_cost(
+    preset: BasePreset, *, device: torch.device, dtype: torch.dtype, steps: int | None = None, batch_size: int | None = None
+) -> Cost:
+    """What training a Stable Diffusion 1.5 takes, from its counts and the speed of a matrix product on the device."""
+    count, views, width = steps or preset.train_steps, batch_size or preset.batch_size, dtype.itemsize
+    step_seconds = views * SD15_STEP_FLOPS_PER_VIEW / (_REACHED * _matrix_product_flops(device, dtype))
+    # What trains is kept in fp32 four times over: itself, its gradient and AdamW's two moments.
+    memory = SD15_PARAMETERS * width + 16 * SD15_TRAINED_PARAMETERS + views * SD15_ACTIVATION_BYTES_PER_VIEW[width]
+    memory += _LIBRARIES_BYTES if device.type == "cpu" else 0
+    return Cost(
+        device=str(device),
+        dtype=DTYPE_NAMES[dtype],
+        steps=count,
+        batch_size=views,
+        step_seconds=step_seconds,
+        total_seconds=count * step_seconds,
+        memory_bytes=int(memory),
+        available_bytes=_memory(device),
+        measured=False,
+    )
+
+
+def _matrix_product_flops(device: torch.device, dtype: torch.dtype, side: int = 1024, repeats: int = 3) -> float:
+    """Floating-point operations a second that a matrix product reaches here; takes some tens of milliseconds."""
+    matrix = torch.ones(side, side, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        float((matrix @ matrix)[0, 0])
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds[1:])
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    """The most bytes used so far: of the GPU's memory by PyTorch, or of the machine's by this process. None where it cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

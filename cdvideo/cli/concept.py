@@ -291,9 +291,9 @@ def _report(details: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(details, indent=2, default=str))
         return
-    from cdvideo.cli.info import _print
+    from cdvideo.cli.info import print_details
 
-    _print(_readable(details))
+    print_details(_readable(details))
 
 
 def _readable(value: Any) -> Any:

@@ -21,7 +21,7 @@ def command(file: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(details, indent=2, default=str))
         return
-    _print(details)
+    print_details(details)
 
 
 def _describe(file: Path) -> dict[str, object]:
@@ -36,16 +36,16 @@ def _describe(file: Path) -> dict[str, object]:
     return {"file": str(file), **describe(file)}
 
 
-def _print(details: dict[str, object], indent: str = "") -> None:
+def print_details(details: dict[str, object], indent: str = "") -> None:
     for name, value in details.items():
         label = click.style(f"{indent}{name}", bold=not indent)
         if isinstance(value, dict):
             click.echo(f"{label}:")
-            _print(value, indent + "  ")
+            print_details(value, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             for number, entry in enumerate(value, 1):
                 click.echo(f"{label} {number}:")
-                _print(entry, indent + "  ")
+                print_details(entry, indent + "  ")
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
             click.echo(f"{label}: {shown}")

@@ -9,7 +9,7 @@ import click
 import torch
 
 from cdvideo.pocket.recipes.processes import training_device
-from cdvideo.pocket.workshop import PARTS, ROOT, Workshop, export
+from cdvideo.pocket.workshop import PARTS, ROOT, Workshop, begin_with_shipped, export
 
 
 @click.command(help=__doc__)
@@ -17,10 +17,13 @@ from cdvideo.pocket.workshop import PARTS, ROOT, Workshop, export
 @click.option("--minutes", type=float, help="Train the named parts for this long in all, instead of their usual times.")
 @click.option("--work", type=click.Path(path_type=Path), default=ROOT / "out" / "pocket", help="Checkpoints, logs and icons.")
 @click.option("--processes", type=int, help="Training processes of one thread each [default: one for each core; one for a GPU]")
-def main(parts: tuple[str, ...], minutes: float | None, work: Path, processes: int | None) -> None:
+@click.option("--from-shipped", is_flag=True, help="Go on from the weights that ship, instead of from nothing, where there is no checkpoint.")
+def main(parts: tuple[str, ...], minutes: float | None, work: Path, processes: int | None, from_shipped: bool) -> None:
     torch.set_num_threads(1)
     device = training_device()
     workshop = Workshop(work, processes or (len(os.sched_getaffinity(0)) if device.type == "cpu" else 1))
+    if from_shipped:
+        begin_with_shipped(workshop)
     chosen = parts or (*PARTS, "export")
     planned = sum(minutes or PARTS[part].minutes for part in chosen if part in PARTS)
     click.echo(

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
 
 from cdvideo.motion.lora import save_motion_lora
 from cdvideo.pocket.recipes import autoencoder, camera, clip, judge, latents, motion, unet
 from cdvideo.pocket.recipes.pictures import draw_curve
 from cdvideo.pocket.recipes.processes import on_every_core, training_device
-from cdvideo.pocket.recipes.run import CHECKPOINT
+from cdvideo.pocket.recipes.run import CHECKPOINT, begin_with
 from cdvideo.pocket.world.icons import Icons
 from cdvideo.pocket.world.moves import CAMERAS
 from cdvideo.pocket.world.painter import Painter
@@ -27,6 +28,7 @@ from cdvideo.sampling.schedules import SCHEDULES
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = Path(__file__).parent / "weights"
 MOTION_WEIGHTS = ROOT / "motion_modules" / "pocket"
+DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 NUM_STILLS, NUM_CLIPS, NUM_CAMERA_CLIPS, CLIP_FRAMES = 48_000, 3_000, 160, 16
 
 
@@ -55,10 +57,8 @@ class Workshop:
 
     def autoencoder(self) -> AutoencoderKL:
         """As good as it is by now."""
-        joint, decoder = self.folder / "autoencoder", self.folder / "decoder"
-        if (decoder / CHECKPOINT).exists():
-            return autoencoder.finished_with_decoder(self.painter, joint, decoder)
-        return autoencoder.finished(self.painter, joint)
+        model, decoder = autoencoder.finished(self.painter, self.folder / "autoencoder"), self.folder / "decoder"
+        return autoencoder.with_decoder(model, decoder) if (decoder / CHECKPOINT).exists() else model
 
     def clip(self) -> clip.Lesson:
         """As good as it is by now; its text side never changes after the first training."""
@@ -111,7 +111,8 @@ def train_autoencoder(workshop: Workshop, seconds: float) -> None:
 
 
 def train_decoder(workshop: Workshop, seconds: float) -> None:
-    autoencoder.train_decoder(workshop.painter, workshop.folder / "autoencoder", workshop.folder / "decoder", seconds)
+    joint = autoencoder.finished(workshop.painter, workshop.folder / "autoencoder")
+    autoencoder.train_decoder(workshop.painter, joint, workshop.folder / "decoder", seconds)
     workshop.keep("decoder", autoencoder.show(workshop.autoencoder(), workshop.painter))
 
 
@@ -155,12 +156,32 @@ def train_cameras(workshop: Workshop, seconds: float) -> None:
     camera.show(workshop.pipeline(), motion.finished(folder / "unet", folder / "motion"), moves).save(folder / "cameras" / "samples.png")
 
 
+def begin_with_shipped(workshop: Workshop) -> None:
+    """Lets every part that has no checkpoint yet begin with the weights that ship (camera moves, which are short, with nothing)."""
+    shipped = {
+        "autoencoder": (WEIGHTS / "vae" / DIFFUSERS_FILE, ""),
+        "clip": (WEIGHTS / "clip" / "model.safetensors", "model."),
+        "judge": (WEIGHTS / "judge" / judge.FILE, ""),
+        "unet": (WEIGHTS / "unet" / DIFFUSERS_FILE, ""),
+        "motion": (MOTION_WEIGHTS / DIFFUSERS_FILE, ""),
+    }
+    for part, (file, prefix) in shipped.items():
+        if not (workshop.folder / part / CHECKPOINT).exists():
+            begin_with(workshop.folder / part, {prefix + name: value for name, value in load_file(file).items()})
+            if part == "clip":
+                shutil.copytree(WEIGHTS / "tokenizer", workshop.folder / part / "tokenizer")
+
+
 def export(workshop: Workshop) -> None:
-    """Writes the finished parts, in fp16, where the package finds them, and the personal subjects' pictures into `samples/`."""
+    """Writes the finished parts, in fp16, where the package finds them, and the personal subjects' pictures into `samples/`.
+
+    The judge and the camera moves are written where they were trained here; those that ship stay otherwise.
+    """
     folder = workshop.folder
     paint_samples(workshop.painter, ROOT / "samples")
     lesson = workshop.clip()
-    judge.save(judge.finished(folder / "judge"), WEIGHTS / "judge")
+    if (folder / "judge" / CHECKPOINT).exists():
+        judge.save(judge.finished(folder / "judge"), WEIGHTS / "judge")
     parts = {
         "vae": workshop.autoencoder(),
         "text_encoder": lesson.model.text_model,
@@ -177,7 +198,7 @@ def export(workshop: Workshop) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")
     motion.finished(folder / "unet", folder / "motion").half().save_pretrained(MOTION_WEIGHTS)
-    for move in CAMERAS:
+    for move in CAMERAS if all((folder / "cameras" / move / CHECKPOINT).exists() for move in CAMERAS) else ():
         save_motion_lora(MOTION_WEIGHTS / "loras" / f"{move}.safetensors", camera.finished(folder / "cameras" / move))
 
 

@@ -1,5 +1,7 @@
 """The recipes' parts: noise as the schedulers define it, an autoencoder that starts as the identity, trainings that resume."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.optimisers import Optimisers
 from cdvideo.pocket.recipes.pictures import draw_curve, grid
 from cdvideo.pocket.recipes.processes import on_every_core
-from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
+from cdvideo.pocket.recipes.run import Average, Run, begin_with, constant_then_decay
 from cdvideo.pocket.world.painter import Painter
 from cdvideo.pocket.world.scene import Scene
 from cdvideo.sampling import make_scheduler
@@ -160,12 +162,24 @@ def test_the_decoder_goes_on_alone_and_latents_stay(tmp_path):
     pictures, _ = autoencoder.world_batch(painter, np.random.default_rng(0), 2)
     autoencoder.train(painter, tmp_path / "joint", 0.1)
     before = autoencoder.finished(painter, tmp_path / "joint")
-    autoencoder.train_decoder(painter, tmp_path / "joint", tmp_path / "decoder", 6.0)
-    after = autoencoder.finished_with_decoder(painter, tmp_path / "joint", tmp_path / "decoder")
+    autoencoder.train_decoder(painter, copy.deepcopy(before), tmp_path / "decoder", 6.0)
+    after = autoencoder.with_decoder(copy.deepcopy(before), tmp_path / "decoder")
     with torch.no_grad():
         assert torch.equal(before.encode(pictures).latent_dist.mode(), after.encode(pictures).latent_dist.mode())
     changed = [name for name, value in after.named_parameters() if not torch.equal(value, dict(before.named_parameters())[name])]
     assert changed and all(name.startswith("decoder.") for name in changed)
+
+
+def test_a_training_begins_with_the_weights_that_it_is_given(tmp_path):
+    given = {"weight": torch.full((3, 4), 0.5)}
+    begin_with(tmp_path, given)
+    model = torch.nn.Linear(4, 3)
+    bias = model.bias.detach().clone()
+    optimisers, average = Optimisers(model), Average(model, 0.9)
+    run = Run.open(tmp_path, model=model, average=average, optimisers=optimisers)
+    assert (run.step, run.elapsed < 1) == (0, True)
+    assert torch.equal(model.weight, given["weight"]) and torch.equal(average.values["weight"], given["weight"])
+    assert torch.equal(model.bias, bias), "what was not given begins as usual"
 
 
 def test_the_vision_tower_goes_on_alone_and_texts_stay(tmp_path):

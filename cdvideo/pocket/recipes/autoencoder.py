@@ -133,16 +133,16 @@ def held_out_psnr(model: AutoencoderKL, painter: Painter, count: int = 96) -> fl
     return psnr(pictures, torch.cat(decoded))
 
 
-def train(painter: Painter, folder: Path, seconds: float) -> None:
-    """Trains both halves for `seconds` in all."""
-    model = build()
-    _match_gains(model, world_batch(painter, np.random.default_rng(3), 32)[0])
+def train(painter: Painter, folder: Path, seconds: float, start: AutoencoderKL | None = None) -> None:
+    """Trains both halves for `seconds` in all, from nothing or from `start`."""
+    model = start or build()
+    if start is None:
+        _match_gains(model, world_batch(painter, np.random.default_rng(3), 32)[0])
     _train(model, painter, folder, seconds)
 
 
-def train_decoder(painter: Painter, joint: Path, folder: Path, seconds: float) -> None:
-    """Goes on with the decoder alone, from what `train` left in `joint`, for `seconds` in all. Latents stay what they are."""
-    model = finished(painter, joint)
+def train_decoder(painter: Painter, model: AutoencoderKL, folder: Path, seconds: float) -> None:
+    """Goes on with the decoder of `model` alone, for `seconds` in all. Latents stay what they are."""
     model.requires_grad_(False)
     model.decoder.requires_grad_(True)
     _train(model, painter, folder, seconds)
@@ -203,9 +203,8 @@ def finished(painter: Painter, folder: Path) -> AutoencoderKL:
     return model.eval()
 
 
-def finished_with_decoder(painter: Painter, joint: Path, folder: Path) -> AutoencoderKL:
-    """`finished`, with the decoder that `train_decoder` left in `folder`."""
-    model = finished(painter, joint)
+def with_decoder(model: AutoencoderKL, folder: Path) -> AutoencoderKL:
+    """`model` with the decoder that `train_decoder` left in `folder`."""
     model.requires_grad_(False)
     model.decoder.requires_grad_(True)
     average = Average(model, DECAY)

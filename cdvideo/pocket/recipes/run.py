@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,14 +28,18 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, **stateful: Any) -> Run:
-        """The run in `folder`, its objects brought to where the last checkpoint left them."""
+        """The run in `folder`, its objects brought to where the last checkpoint left them, or to the weights that `begin_with` gave."""
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
         if run.checkpoint_path.exists():
             saved = torch.load(run.checkpoint_path, map_location="cpu", weights_only=True)
             run.step, run.seconds = saved["step"], saved["seconds"]
+            only_weights = saved.keys() == {"step", "seconds", "average"}
             for name, thing in stateful.items():
-                thing.load_state_dict(saved[name])
+                if not only_weights or name == "average":
+                    thing.load_state_dict(saved[name])
+            if only_weights:
+                stateful["average"].put()
         run._started = time.monotonic() - run.seconds
         return run
 
@@ -60,6 +64,13 @@ class Run:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(self.folder.name, json.dumps(line), flush=True)
+
+
+def begin_with(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Lets the training in `folder` begin with finished weights; what they leave out begins as usual."""
+    folder.mkdir(parents=True, exist_ok=True)
+    average = {"updates": 0, "values": {name: value.float() for name, value in weights.items()}}
+    Run(folder).save(average=average)
 
 
 class Average:
@@ -101,8 +112,8 @@ class Average:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]
-        for name, value in state["values"].items():
-            self.values[name].copy_(value)
+        for name in self.values.keys() & state["values"].keys():
+            self.values[name].copy_(state["values"][name])
 
 
 def constant_then_decay(fraction: float, warmup: float = 0.01, decay_from: float = 0.8) -> float:

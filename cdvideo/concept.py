@@ -2,7 +2,8 @@
 
 The file holds the cross-attention matrices under the UNet's own 2D names (`unet.<parameter>`), one row per token (`embedding.<token>`), and
 a JSON header that says how it was made. The header can be read without torch. In a compressed file a matrix is a low-rank change to the
-base's (`unet.<parameter>.up`, `.down`); format version 2 says so, and a cdvideo that only knows version 1 refuses it.
+base's (`unet.<parameter>.up`, `.down`; format version 2), and what SVDiff tunes is a shift of its singular values
+(`unet.<parameter>.shift`; version 3). A cdvideo that only knows an older version refuses a newer one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 LOW_RANK_FORMAT_VERSION = 2
+SPECTRAL_FORMAT_VERSION = 3
 UNKNOWN = "unknown"
 """What the header of an imported concept says where the files that it came from did not."""
 _MAX_HEADER_BYTES = 100_000_000
@@ -54,7 +56,7 @@ class ConceptHeader:
             header = cls(**{**values, "tokens": tuple(values["tokens"]), "class_words": tuple(values["class_words"])})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} has a damaged concept header", cause=str(error), remedy="train the concept again") from error
-        if header.format_version > LOW_RANK_FORMAT_VERSION:
+        if header.format_version > SPECTRAL_FORMAT_VERSION:
             raise UserError(
                 f"{path} was written by a newer cdvideo (format {header.format_version})", remedy="update cdvideo and read it again"
             )
@@ -90,13 +92,48 @@ class LowRankChange:
         """
         return (weight.float() + self.change().to(weight.device)).to(weight.dtype)
 
+    def fits(self, weight: Tensor) -> bool:
+        return tuple(weight.shape) == self.shape
+
+
+@dataclass(frozen=True)
+class SpectralShift:
+    """A tuned matrix or kernel told by how far its singular values, largest first, are shifted: `shift` (R,). SVDiff (Han et al. 2023).
+
+    Stands where a full matrix may, as `LowRankChange` does. A kernel (out, in, h, w) counts as a matrix (out, in * h * w).
+    """
+
+    shift: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.shift.shape)
+
+    def to(self, weight: Tensor) -> Tensor:
+        """U diag(relu(S + shift)) V^T, given the base's `weight` U diag(S) V^T; equation 2. Computed in fp32."""
+        import torch
+
+        left, values, right = torch.linalg.svd(weight.float().flatten(1), full_matrices=False)
+        shifted = (values + self.shift.to(values)).clamp(min=0)
+        return ((left * shifted) @ right).view_as(weight).to(weight.dtype)
+
+    def fits(self, weight: Tensor) -> bool:
+        return weight.ndim >= 2 and self.shape == (min(weight.shape[0], weight[0].numel()),)
+
+
+def _fits(value: Tensor | LowRankChange | SpectralShift, weight: Tensor) -> bool:
+    return value.fits(weight) if isinstance(value, (LowRankChange, SpectralShift)) else value.shape == weight.shape
+
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """Tuned matrices by UNet parameter name, (out, in) each, whole or as low-rank changes, and one embedding (D,) per token."""
+    """Tuned weights by UNet parameter name, whole or as changes to the base's, and one embedding (D,) per token.
+
+    They are the cross-attention keys and values, (out, in) each, or what another method has tuned: nothing, or the whole UNet.
+    """
 
     header: ConceptHeader
-    key_values: Mapping[str, Tensor | LowRankChange]
+    key_values: Mapping[str, Tensor | LowRankChange | SpectralShift]
     embeddings: dict[str, Tensor]
 
     def __post_init__(self) -> None:
@@ -106,6 +143,16 @@ class Concept:
     @property
     def is_compressed(self) -> bool:
         return any(isinstance(value, LowRankChange) for value in self.key_values.values())
+
+    @property
+    def _format_version(self) -> int:
+        if any(isinstance(value, SpectralShift) for value in self.key_values.values()):
+            return SPECTRAL_FORMAT_VERSION
+        return LOW_RANK_FORMAT_VERSION if self.is_compressed else FORMAT_VERSION
+
+    def misfit(self, weights: Mapping[str, Tensor]) -> str | None:
+        """The name of the first tuned weight that does not have the shape of the base's, or None."""
+        return next((name for name, value in self.key_values.items() if not _fits(value, weights[name])), None)
 
     def expanded(self, weights: Mapping[str, Tensor]) -> Concept:
         """The same concept with whole matrices only, in fp32, given the base's weights by UNet parameter name."""
@@ -120,10 +167,12 @@ class Concept:
         for name, value in self.key_values.items():
             if isinstance(value, LowRankChange):
                 tensors |= {f"unet.{name}.up": value.up, f"unet.{name}.down": value.down}
+            elif isinstance(value, SpectralShift):
+                tensors[f"unet.{name}.shift"] = value.shift
             else:
                 tensors[f"unet.{name}"] = value
         tensors |= {f"embedding.{token}": value for token, value in self.embeddings.items()}
-        header = replace(self.header, format_version=LOW_RANK_FORMAT_VERSION if self.is_compressed else FORMAT_VERSION)
+        header = replace(self.header, format_version=self._format_version)
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         return bytes(save(tensors, metadata={"cdvideo_concept": header.to_json()}))
 
@@ -152,15 +201,17 @@ class Concept:
                 f"{path} has embeddings for {sorted(embeddings)} but names the tokens {sorted(header.tokens)}",
                 remedy="train the concept again",
             )
-        return cls(header=header, key_values=_with_low_rank_changes(path, key_values), embeddings=embeddings)
+        return cls(header=header, key_values=_with_changes(path, key_values), embeddings=embeddings)
 
 
-def _with_low_rank_changes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor | LowRankChange]:
-    """The matrices by parameter name, the halves of low-rank changes put together. Raises UserError for halves that make no whole."""
-    found: dict[str, Tensor | LowRankChange] = {}
+def _with_changes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor | LowRankChange | SpectralShift]:
+    """The weights by parameter name, the halves of low-rank changes put together. Raises UserError for halves that make no whole."""
+    found: dict[str, Tensor | LowRankChange | SpectralShift] = {}
     for name, value in tensors.items():
         stem, _, half = name.rpartition(".")
-        if half not in ("up", "down"):
+        if half == "shift":
+            found[stem] = SpectralShift(value)
+        elif half not in ("up", "down"):
             found[name] = value
         elif half == "up" or f"{stem}.up" not in tensors:
             up, down = tensors.get(f"{stem}.up"), tensors.get(f"{stem}.down")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cdvideo.errors import UserError
 
@@ -15,23 +15,84 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class TrainConfig(_Model):
-    """One training. What is left out comes from the base's preset."""
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
-    images: Path = Field(description="folder with 4-7 photos of one subject; relative to the working folder")
+
+class SubjectConfig(_Model):
+    """One subject of a training of several."""
+
+    images: Path = Field(description="folder with 4-7 photos of it; relative to the working folder")
     class_word: str = Field(alias="class", min_length=1, description="the word for what it is, such as bear")
-    token: str = Field("V*", min_length=1, description="the word that will stand for it in prompts")
+    token: str | None = Field(None, min_length=1, description="the word that will stand for it; V1*, V2* ... by default, V* for one alone")
+    initializer: str | None = Field(None, min_length=1, description="the word whose embedding the token starts from; the base's own choice")
+    class_images: Path | None = Field(None, description="folder with pictures of the class for prior preservation; drawn by default")
+
+
+Method = Literal["classdiffusion", "custom-diffusion", "textual-inversion", "dreambooth", "svdiff"]
+
+
+class TrainConfig(_Model):
+    """One training, of one subject or, with `concepts`, of several together. What is left out comes from the base's preset."""
+
+    images: Path | None = Field(None, description="folder with 4-7 photos of one subject; relative to the working folder")
+    class_word: str | None = Field(None, alias="class", min_length=1, description="the word for what it is, such as bear")
+    token: str | None = Field(None, min_length=1, description="the word that will stand for it in prompts; V* by default")
+    concepts: list[SubjectConfig] = Field([], description="several subjects, instead of images, class and token")
     base: str = Field("pocket", description="base alias, hub id, folder or checkpoint file")
+    method: Method = Field("classdiffusion", description="what trains, and which losses")
     steps: int | None = Field(None, ge=1, le=100_000, description="number of training steps")
     batch_size: int | None = Field(None, ge=1, le=256, description="views a step")
-    learning_rate: float | None = Field(None, gt=0, le=1, description="for one picture; multiplied by the batch size")
-    spl_weight: float | None = Field(None, ge=0, description="weight of the semantic preservation loss; 0 is plain Custom Diffusion")
+    accumulate: int = Field(1, ge=1, le=1024, description="batches whose gradients make one step")
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="for one picture; multiplied by the pictures of a step and the method's"
+    )
+    optimizer: Literal["adamw", "adamw8bit"] = Field("adamw", description="adamw8bit needs bitsandbytes")
+    gradient_checkpointing: bool = Field(False, description="less memory, a third more time")
+    cache_latents: int = Field(
+        0, ge=0, le=10_000, description="views of each photo that are encoded once; 0 encodes new ones at every step"
+    )
+    spl_weight: float | None = Field(None, ge=0, description="weight of the semantic preservation loss; the method's own by default")
+    spl_mode: Literal["paper", "official"] = Field(
+        "paper", description="where the loss looks: as the paper says, or as the public script does"
+    )
+    prior_weight: float | None = Field(None, ge=0, description="weight of prior preservation; the method's own by default")
+    num_class_images: int = Field(40, ge=1, le=10_000, description="pictures of the class that the base draws for prior preservation")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    samples_every: int = Field(0, ge=0, description="steps between rows of the sample sheet; a multiple of checkpoint_every; 0 draws none")
+    sample_prompts: list[str] = Field([], description="the prompts of the sample sheet; a few usual ones by default")
+    keep: Literal["last", "best"] = Field("last", description="which checkpoint becomes the concept; best needs samples_every")
+    log: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(_listed)] = Field((), description="logs beside log.jsonl")
     seed: int = Field(0, ge=0, description="seed of every random draw")
     out: Path | None = Field(None, description="the concept file; concepts/CLASS.safetensors by default")
 
+    @model_validator(mode="after")
+    def _one_way_of_naming(self) -> TrainConfig:
+        if bool(self.concepts) == (self.images is not None):
+            raise ValueError("name either images and class, or concepts")
+        if self.concepts and (self.class_word or self.token):
+            raise ValueError("with concepts, class and token belong to each of them")
+        if self.images is not None and self.class_word is None:
+            raise ValueError("the class is missing")
+        tokens = [subject.token for subject in self.subjects]
+        if len(set(tokens)) < len(tokens):
+            raise ValueError(f"two concepts share a token: {', '.join(map(str, tokens))}")
+        if self.samples_every % self.checkpoint_every:
+            raise ValueError(f"samples_every ({self.samples_every}) is no multiple of checkpoint_every ({self.checkpoint_every})")
+        if self.keep == "best" and not self.samples_every:
+            raise ValueError("keep: best judges the samples; give samples_every")
+        return self
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    @property
+    def subjects(self) -> list[SubjectConfig]:
+        """The subjects, each with its token."""
+        if self.concepts:
+            return [one.model_copy(update={"token": one.token or f"V{number}*"}) for number, one in enumerate(self.concepts, 1)]
+        return [SubjectConfig.model_validate({"images": self.images, "class": self.class_word, "token": self.token or "V*"})]
+
+    @property
+    def concept_path(self) -> Path:
+        return self.out or Path("concepts") / f"{'-'.join(subject.class_word for subject in self.subjects)}.safetensors"
 
 
 class Shot(_Model):
@@ -76,11 +137,18 @@ def load_yaml(path: Path, model: type[Loaded]) -> Loaded:
         raise UserError(f"{path} is no valid YAML", cause=" ".join(str(error).split()), remedy="mend that line") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings", cause="its top level is not a list of `key: value` lines", remedy="see configs/")
+    return checked(model, values, str(path))
+
+
+def checked(model: type[Loaded], values: Any, source: str) -> Loaded:
+    """The configuration of these values. Raises UserError that names `source`, the key, and what is wrong there."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         known = ", ".join(field.alias or name for name, field in model.model_fields.items())
-        remedy = f"the keys are: {known}" if first["type"] == "extra_forbidden" else f"mend {place}"
-        raise UserError(f"{path}: {place}: {first['msg']}", cause=f"{error.error_count()} setting(s) do not fit", remedy=remedy) from error
+        remedy = f"the keys are: {known}" if first["type"] == "extra_forbidden" else f"mend {place or 'these settings'}"
+        where = f"{source}: {place}" if place else source
+        message = f"{where}: {first['msg'].removeprefix('Value error, ')}"
+        raise UserError(message, cause=f"{error.error_count()} setting(s) do not fit", remedy=remedy) from error

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cdvideo.base.model import Base, Injection, key_value_names, load, versions
-    from cdvideo.base.text import ConceptEmbedding, initializer_id, single_token_id, tokenizer_with
+    from cdvideo.base.text import ConceptEmbedding, eos_positions, initializer_id, single_token_id, token_ids, tokenizer_with
 
 __all__ = [
     "Base",
     "ConceptEmbedding",
     "Injection",
+    "eos_positions",
     "initializer_id",
     "key_value_names",
     "load",
     "single_token_id",
+    "token_ids",
     "tokenizer_with",
     "versions",
 ]
 
-_TEXT = {"ConceptEmbedding", "initializer_id", "single_token_id", "tokenizer_with"}
+_TEXT = {"ConceptEmbedding", "eos_positions", "initializer_id", "single_token_id", "token_ids", "tokenizer_with"}
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,8 @@ class MotionAlias:
 class BasePreset:
     """What suits one kind of base. Sizes are in pixels; `learning_rate` is for one picture and is multiplied by the batch size.
 
-    `initializer_token` is the vocabulary entry whose embedding a new token starts from; None is the class word's.
+    `initializer_tokens` are the vocabulary entries whose embeddings new tokens start from; where there are none, it is the class word's.
+    `extra_steps` are trained for several concepts together.
     """
 
     kind: str
@@ -54,7 +55,15 @@ class BasePreset:
     batch_size: int
     learning_rate: float
     spl_weight: float = 1.0
-    initializer_token: str | None = None
+    initializer_tokens: tuple[str, ...] = ()
+    extra_steps: int = 0
+
+    def initializer(self, number: int) -> str | None:
+        """The vocabulary entry that the token of this number, from 0, starts from; None is its class word."""
+        return self.initializer_tokens[number % len(self.initializer_tokens)] if self.initializer_tokens else None
+
+    def train_steps_for(self, num_concepts: int) -> int:
+        return self.train_steps + (self.extra_steps if num_concepts > 1 else 0)
 
 
 POCKET_LICENCE = "Apache-2.0; icons by several families, see NOTICE"
@@ -152,7 +161,8 @@ SD15_PRESET = BasePreset(
     train_steps=500,
     batch_size=2,
     learning_rate=1e-5,
-    initializer_token="ktn",
+    initializer_tokens=("ktn", "pll", "ucd"),
+    extra_steps=300,
 )
 POCKET_PRESET = BasePreset(
     kind="pocket",
@@ -160,6 +170,7 @@ POCKET_PRESET = BasePreset(
     default_motion="pocket",
     guidance_scale=4.0,
     train_steps=240,
+    extra_steps=240,
     batch_size=4,
     learning_rate=3e-5,
 )

@@ -69,13 +69,11 @@ class Base:
     def text_features(self, prompts: list[str]) -> Tensor:
         return self.text_states_and_features(prompts)[1]
 
-    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Latents (B, C, h, w), scaled, sampled from the posterior of pixels (B, 3, H, W) in [-1, 1]; its mode without a generator."""
+    @torch.no_grad()
+    def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, each (B, C, h, w) and scaled as latents are, of the posterior of pixels (B, 3, H, W) in [-1, 1]."""
         posterior = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
-        latents = posterior.mode()
-        if generator is not None:
-            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(latents)
-        return latents * self.vae.config.scaling_factor
+        return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor, chunk: int = 4) -> Tensor:
@@ -148,18 +146,19 @@ def key_value_names(unet: Any) -> list[str]:
 
 
 def _check_belongs(base: Base, concept: Concept) -> None:
-    expected = set(key_value_names(base.unet))
-    missing, extra = sorted(expected - set(concept.key_values)), sorted(set(concept.key_values) - expected)
+    parameters, tuned = dict(base.unet.named_parameters()), set(concept.key_values)
+    key_values = set(key_value_names(base.unet))
+    # Some methods tune no matrix or every one; but keys and values come together or not at all.
+    missing = sorted(key_values - tuned) if tuned & key_values else []
+    extra = sorted(tuned - set(parameters))
     made_for = f"it was made for the base {concept.header.base}, and this base is {base.id}"
     remedy = f"use it with --base {concept.header.base}, or train one for this base"
     if missing or extra:
         which = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the base has not"
         raise UserError(f"the concept does not fit the base: it {which}", cause=made_for, remedy=remedy)
-    parameters = dict(base.unet.named_parameters())
-    for name, value in concept.key_values.items():
-        if value.shape != parameters[name].shape:
-            shapes = f"{tuple(value.shape)} in the concept, {tuple(parameters[name].shape)} in the base"
-            raise UserError(f"the concept does not fit the base: {name} is {shapes}", cause=made_for, remedy=remedy)
+    if name := concept.misfit(parameters):
+        shapes = f"{tuple(concept.key_values[name].shape)} in the concept, {tuple(parameters[name].shape)} in the base"
+        raise UserError(f"the concept does not fit the base: {name} is {shapes}", cause=made_for, remedy=remedy)
     width = base.text_encoder.config.hidden_size
     for token, row in concept.embeddings.items():
         if row.shape != (width,):

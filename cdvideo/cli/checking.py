@@ -23,24 +23,31 @@ _NAME_WIDTH, _CAPTION_WIDTH = 40, 26
 
 def check_images(images: Path, *, base_name: str | None, device: str, dtype: str, given: dict[str, Any]) -> int:
     """Prints the report on a folder (or a training's YAML file) and returns the exit code: 0 where it can be trained on, 2 where not."""
+    settings = {name: given.get(name) for name in ("class_word", "token", "steps", "batch_size")} | {"base": base_name}
+    if images.suffix not in (".yaml", ".yml"):
+        return _check_one(images, images, settings, device=device, dtype=dtype)
+    from cdvideo.config import TrainConfig, load_yaml
+
+    config = load_yaml(images, TrainConfig)
+    shared = {name: getattr(config, name) if settings[name] is None else settings[name] for name in ("steps", "batch_size", "base")}
+    codes = []
+    for subject in config.subjects:
+        words = {"class_word": settings["class_word"] or subject.class_word, "token": settings["token"] or subject.token}
+        codes.append(_check_one(subject.images, images, {**shared, **words}, device=device, dtype=dtype))
+    return max(codes)
+
+
+def _check_one(folder: Path, command_for: Path, settings: dict[str, Any], *, device: str, dtype: str) -> int:
     from tqdm import tqdm
 
     from cdvideo.train.check import check_photos
 
-    settings = {name: given.get(name) for name in ("class_word", "token", "steps", "batch_size")} | {"base": base_name}
-    folder = images
-    if images.suffix in (".yaml", ".yml"):
-        from cdvideo.config import TrainConfig, load_yaml
-
-        config = load_yaml(images, TrainConfig)
-        folder = config.images
-        settings = {name: getattr(config, name) if value is None else value for name, value in settings.items()}
     chosen = {name: value for name, value in settings.items() if value is not None}
     with tqdm(desc="looking at", bar_format="{desc}", leave=False, disable=None) as bar:
         report = check_photos(
             folder, device=device, dtype=dtype, on_step=lambda what: bar.set_description_str(f"looking at {what}"), **chosen
         )
-    for line in render(report, command_for=images):
+    for line in render(report, command_for=command_for):
         click.echo(line)
     return 0 if report.ready else 2
 

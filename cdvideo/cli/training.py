@@ -4,46 +4,121 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from cdvideo import base, train
 from cdvideo.concept import Concept
-from cdvideo.config import TrainConfig
-from cdvideo.errors import UserNote
+from cdvideo.config import SubjectConfig, TrainConfig
+from cdvideo.errors import UserError, UserNote
+from cdvideo.train.journal import Journal, Scorer, journal_folder
+from cdvideo.train.previews import class_pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from cdvideo.train.photos import Photo
 
 
 def train_concept(
     settings: TrainConfig, out: Path, *, device: str = "auto", dtype: str = "auto", offline: bool = False, resume: bool = False
 ) -> Concept:
-    paths = train.find_photos(settings.images)
-    photos = [train.load_photo(path) for path in paths]
+    named = {str(subject.token): subject for subject in settings.subjects}
+    photos = {token: train.load_photos(one.images, token=token, class_word=one.class_word) for token, one in named.items()}
     loaded = base.load(settings.base, device=device, dtype=dtype, offline=offline)
-    preset = loaded.preset
-    steps = settings.steps or preset.train_steps
-    subject = train.Subject(
-        token=settings.token, class_word=settings.class_word, initializer=preset.initializer_token or settings.class_word
-    )
-    base.single_token_id(loaded.tokenizer, subject.class_word)
+    for one in named.values():
+        base.single_token_id(loaded.tokenizer, one.class_word)
+    preset, method = loaded.preset, train.find_method(settings.method)
+    subjects = [
+        train.Subject(token=token, class_word=one.class_word, initializer=one.initializer or preset.initializer(number) or one.class_word)
+        for number, (token, one) in enumerate(named.items())
+    ]
+    steps = settings.steps or preset.train_steps_for(len(subjects))
     if not resume and train.checkpoint_path(out).exists():
         message = f"starting anew; --resume would go on from {train.checkpoint_path(out)}"
         warnings.warn(message, UserNote, stacklevel=1)
-    with tqdm(total=steps, desc=f"learning {settings.token} from {len(photos)} photos", unit="step", dynamic_ncols=True) as bar:
+    prior_weight = method.prior_weight if settings.prior_weight is None else settings.prior_weight
+    of_classes = _class_pictures(loaded, list(named.values()), journal_folder(out), settings.num_class_images) if prior_weight else None
+    journal = Journal(
+        journal_folder(out),
+        subjects,
+        settings=settings.model_dump(mode="json"),
+        prompts=settings.sample_prompts,
+        samples_every=settings.samples_every,
+        scorer=_scorer(loaded, photos, needed=settings.keep == "best") if settings.samples_every else None,
+        logs=settings.log,
+        resume=resume,
+    )
+    count = sum(map(len, photos.values()))
+    with tqdm(desc=f"learning {', '.join(named)} from {count} photos", unit="step", total=steps, dynamic_ncols=True) as bar:
 
         def on_step(progress: train.Progress) -> None:
             bar.update(progress.step - bar.n)
             bar.set_postfix(loss=f"{progress.noise_loss:.3f}", SPL=f"{progress.spl:.4f}", refresh=False)
+            journal.step(progress)
 
-        return train.train(
-            loaded,
-            {subject.token: photos},
-            [subject],
-            out=out,
-            steps=steps,
-            batch_size=settings.batch_size or preset.batch_size,
-            learning_rate=settings.learning_rate or preset.learning_rate,
-            spl_weight=preset.spl_weight if settings.spl_weight is None else settings.spl_weight,
-            seed=settings.seed,
-            resume=resume,
-            on_step=on_step,
-        )
+        try:
+            return train.train(
+                loaded,
+                photos,
+                subjects,
+                out=out,
+                steps=steps,
+                batch_size=settings.batch_size or preset.batch_size,
+                learning_rate=settings.learning_rate or preset.learning_rate,
+                method=settings.method,
+                spl_weight=settings.spl_weight,
+                spl_mode=settings.spl_mode,
+                prior_weight=prior_weight,
+                class_pictures=of_classes,
+                cached_views=settings.cache_latents,
+                accumulate=settings.accumulate,
+                gradient_checkpointing=settings.gradient_checkpointing,
+                optimizer=settings.optimizer,
+                seed=settings.seed,
+                checkpoint_every=settings.checkpoint_every,
+                keep_best=settings.keep == "best",
+                resume=resume,
+                on_step=on_step,
+                on_milestone=journal.milestone,
+            )
+        finally:
+            journal.close()
+
+
+def _class_pictures(loaded: base.Base, subjects: list[SubjectConfig], folder: Path, count: int) -> dict[str, list[Image]]:
+    words = {one.class_word: one.class_images for one in subjects}
+    found = {}
+    for word, given in words.items():
+        if given is not None and not any(given.glob("*.png")):
+            raise UserError(f"no PNG pictures of the class in {given}", remedy="put some there, or leave class_images out")
+        number = len(list(given.glob("*.png"))) if given else count
+        with tqdm(
+            total=number, desc=f"drawing {word}s for prior preservation", unit="picture", dynamic_ncols=True, disable=bool(given)
+        ) as bar:
+            found[word] = class_pictures(
+                loaded, word, given or folder / f"class-{word}", number, on_picture=lambda _, bar=bar: bar.update()
+            )
+    return found
+
+
+def _scorer(loaded: base.Base, photos: dict[str, list[Photo]], *, needed: bool) -> Scorer | None:
+    """Scores by the CLIP that comes with the base: how well pictures fit their prompts, and how like they are to the photos."""
+    from cdvideo.evaluate.clip import clip_of
+
+    clip = clip_of(loaded.preset.kind)
+    if clip is None:
+        if needed:
+            raise UserError("no CLIP comes with this base, so the best checkpoint cannot be told", remedy="leave --keep best out")
+        return None
+    import numpy as np
+
+    side = loaded.preset.native_size
+    own = np.stack([np.asarray(photo.picture.resize((side, side))) for some in photos.values() for photo in some])
+
+    def score(pictures: Any, prompts: Any) -> dict[str, float]:
+        alignment, likeness = clip.alignment(pictures, prompts), clip.likeness(pictures, own)
+        return {"clip_t": alignment, "clip_i": likeness, "score": alignment + likeness}
+
+    return score

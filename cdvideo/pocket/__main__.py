@@ -17,7 +17,7 @@ from cdvideo.pocket.workshop import PARTS, ROOT, Workshop, begin_with_shipped, e
 @click.option("--minutes", type=float, help="Train the named parts for this long in all, instead of their usual times.")
 @click.option("--work", type=click.Path(path_type=Path), default=ROOT / "out" / "pocket", help="Checkpoints, logs and icons.")
 @click.option("--processes", type=int, help="Training processes of one thread each [default: one for each core; one for a GPU]")
-@click.option("--from-shipped", is_flag=True, help="Go on from the weights that ship, instead of from nothing, where there is no checkpoint.")
+@click.option("--from-shipped", is_flag=True, help="Begin with the weights that ship where there is no checkpoint.")
 def main(parts: tuple[str, ...], minutes: float | None, work: Path, processes: int | None, from_shipped: bool) -> None:
     torch.set_num_threads(1)
     device = training_device()

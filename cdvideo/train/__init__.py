@@ -1,8 +1,20 @@
 """Training: photos of a subject become a Concept."""
 
 from cdvideo.train.checkpoint import checkpoint_path
-from cdvideo.train.loop import Progress, train
-from cdvideo.train.methods import Subject
-from cdvideo.train.photos import find_photos, load_photo
+from cdvideo.train.loop import Milestone, Progress, train
+from cdvideo.train.methods import METHODS, find_method
+from cdvideo.train.photos import find_photos, load_photo, load_photos
+from cdvideo.train.subject import Subject
 
-__all__ = ["Progress", "Subject", "checkpoint_path", "find_photos", "load_photo", "train"]
+__all__ = [
+    "METHODS",
+    "Milestone",
+    "Progress",
+    "Subject",
+    "checkpoint_path",
+    "find_method",
+    "find_photos",
+    "load_photo",
+    "load_photos",
+    "train",
+]

@@ -29,8 +29,8 @@ from cdvideo.base.text import initializer_id, single_token_id, token_ids, tokeni
 from cdvideo.base.weights import read_json
 from cdvideo.errors import UserError, UserNote
 from cdvideo.train.cost import PROBE_STEPS, Cost, estimated_cost, measured_cost
-from cdvideo.train.methods import Subject
 from cdvideo.train.photos import Photo, list_photos, load_one
+from cdvideo.train.subject import Subject
 
 FEW, MANY = 4, 20
 """Fewer photos than FEW leave much unseen; more than MANY are not what the recipe was made for."""
@@ -329,7 +329,7 @@ def _look_at_words(folder: Path, class_word: str | None, token: str, known: _Kno
     except UserError as error:
         mend.append(f"{error.message}; {error.remedy}")
     if known.preset and facts.get("class_id") is not None:
-        facts["initializer"] = known.preset.initializer_token or word
+        facts["initializer"] = known.preset.initializer(0) or word
         initializer_id(tokenizer, facts["initializer"])
     return WordReport(**facts), warned, mend
 

@@ -16,7 +16,7 @@ from cdvideo.base import load
 from cdvideo.base.catalog import BasePreset
 from cdvideo.base.device import DTYPES
 from cdvideo.train.loop import Progress, train
-from cdvideo.train.methods import Subject
+from cdvideo.train.subject import Subject
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PROBE_STEPS = 3

@@ -1,14 +1,16 @@
-"""The training loop of ClassDiffusion (Huang et al. 2024, section 3.4), in its paper mode."""
+"""The training loop of ClassDiffusion (Huang et al. 2024, section 3.4) and of the methods that it is compared with."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor, nn
@@ -16,165 +18,293 @@ from torch import Tensor, nn
 from cdvideo.base import Base, versions
 from cdvideo.concept import Concept, ConceptHeader
 from cdvideo.errors import Interrupted, UserError
+from cdvideo.train.batches import Batch, Batches, CachedViews, FreshViews, made_ahead
 from cdvideo.train.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
-from cdvideo.train.losses import masked_noise_loss, semantic_preservation_loss
-from cdvideo.train.methods import KeyValueTuning, Subject
-from cdvideo.train.photos import View, random_view
+from cdvideo.train.losses import masked_noise_loss
+from cdvideo.train.methods import find_method
+from cdvideo.train.optimisers import make_optimizer
+from cdvideo.train.photos import Photo
+from cdvideo.train.preservation import Preservation, class_distances
+from cdvideo.train.processes import Processes
+from cdvideo.train.subject import Subject, class_examples, subject_examples
+
+GPU_REPORT_EVERY = 10
+"""Losses on a GPU are read, and looked at for values that are not numbers, this often: reading one waits for the GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a training stands after a step."""
+    """Where a training stands after a step; `prior_loss` and `spl` are 0 where they are not part of the loss."""
 
     step: int
     steps: int
     noise_loss: float
+    prior_loss: float
     spl: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Milestone:
+    """A training at one of its checkpoints, or at its end, while what was learnt by then is in the base."""
+
+    step: int
+    steps: int
+    base: Base
+    concept: Concept
+    drift: dict[str, float]
+    """By token: the cosine distance in text space from the class to the phrase with the token."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The parts of one batch's loss, before their weights."""
+
+    noise: Tensor
+    prior: Tensor
+    spl: Tensor
 
 
 def train(
     base: Base,
-    photos: dict[str, list[Image.Image]],
-    subjects: list[Subject],
+    photos: Mapping[str, Sequence[Photo | Image.Image]],
+    subjects: Sequence[Subject],
     *,
     out: Path,
     steps: int,
     batch_size: int,
     learning_rate: float,
-    spl_weight: float = 1.0,
+    method: str = "classdiffusion",
+    spl_weight: float | None = None,
+    spl_mode: str = "paper",
+    prior_weight: float | None = None,
+    class_pictures: Mapping[str, Sequence[Image.Image]] | None = None,
+    cached_views: int = 0,
+    accumulate: int = 1,
+    gradient_checkpointing: bool = False,
+    optimizer: str = "adamw",
     seed: int = 0,
     checkpoint_every: int = 50,
+    keep_best: bool = False,
     resume: bool = False,
     on_step: Callable[[Progress], None] | None = None,
+    on_milestone: Callable[[Milestone], float | None] | None = None,
 ) -> Concept:
     """The concept that `steps` steps on the photos (by token, square RGB) make of the subjects; also written to `out`.
 
-    `learning_rate` is for one picture and is multiplied by `batch_size`, as in the public script. The state is kept in a checkpoint beside
-    `out` every `checkpoint_every` steps and on Ctrl-C; with `resume` the training goes on from there and ends as if never interrupted.
+    `learning_rate` is for one picture and is multiplied by the pictures of a step, as in the public script, and by the method's factor. A
+    step has `batch_size` pictures in each process, `accumulate` times. The weights of the losses are the method's own where they are None;
+    with a prior weight, `class_pictures` (by class word) are learnt from as well. With `cached_views`, that many views of each photo are
+    encoded once and used again and again.
+
+    The state is kept in a checkpoint beside `out` every `checkpoint_every` steps; with `resume` the training goes on from there and ends
+    as if never interrupted. `on_milestone` is called there and at the end, and may return a score: with `keep_best` the concept with the
+    highest is the result.
     """
     started = time.monotonic()
+    chosen = find_method(method)
+    spl_weight = chosen.spl_weight if spl_weight is None else spl_weight
+    prior_weight = chosen.prior_weight if prior_weight is None else prior_weight
+    processes = Processes.join(base.device)
+    share = batch_size * accumulate
+    step_rate = learning_rate * chosen.learning_rate_factor * share * processes.size
     settings = {
         "base": base.fingerprint,
         "tokens": [subject.token for subject in subjects],
         "class_words": [subject.class_word for subject in subjects],
+        "method": method,
         "steps": steps,
-        "batch_size": batch_size,
+        "batch_size": share * processes.size,
         "learning_rate": learning_rate,
         "spl_weight": spl_weight,
+        "spl_mode": spl_mode,
+        "prior_weight": prior_weight,
+        "cached_views": cached_views,
+        "optimizer": optimizer,
         "seed": seed,
         "photos": sum(map(len, photos.values())),
     }
     state = load_checkpoint(checkpoint_path(out), settings) if resume else None
-    samples = [(subject, photo) for subject in subjects for photo in photos[subject.token]]
     scheduler = DDPMScheduler.from_config(base.components.scheduler_config)
-    generator = torch.Generator().manual_seed(seed)
+    if gradient_checkpointing:
+        _checkpoint_gradients(base)
 
-    with torch.no_grad():
-        class_features = base.text_features([f"a photo of a {subject.class_word}" for subject in subjects])
-
-    with KeyValueTuning(base, subjects) as tuning:
-        optimizer = torch.optim.AdamW(tuning.parameters, lr=learning_rate * batch_size, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
+    with chosen.tune(base, subjects) as tuning:
+        batches = _batches(base, photos, subjects, class_pictures if prior_weight else None, cached_views, seed, scheduler)
+        preservation = Preservation(tuning, spl_mode) if spl_weight else None
+        stepper = make_optimizer(optimizer, tuning.parameters, step_rate)
         # Gradients of fp16 passes would vanish without scaling; in every other precision this does nothing.
         scaler = torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16)
-        first = 0
+        first, best = 0, _Best()
         if state:
-            first = _restore(state, tuning, optimizer, generator)
+            tuning.load_state_dict(state["trained"])
+            stepper.load_state_dict(state["optimizer"])
             scaler.load_state_dict(state["scaler"])
+            first, best = int(state["step"]), _Best(**state["best"])
 
-        def snapshot(step: int) -> None:
-            values = {name: value.detach() for name, value in tuning.key_values.items()}
-            rows, random_state = tuning.embedding.rows.detach(), generator.get_state()
-            saved = {"settings": settings, "step": step, "key_values": values, "rows": rows, "random": random_state}
-            save_checkpoint(checkpoint_path(out), {**saved, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()})
+        def concept(step: int, trained: Mapping[str, Tensor] | None = None) -> Concept:
+            training = {**{name: settings[name] for name in ("batch_size", "learning_rate", "photos")}, "optimizer": optimizer}
+            training |= {"prior_weight": prior_weight, "cached_views": cached_views, "seconds": round(time.monotonic() - started, 1)}
+            header = ConceptHeader(
+                base=base.id,
+                fingerprint=base.fingerprint,
+                tokens=tuple(subject.token for subject in subjects),
+                class_words=tuple(subject.class_word for subject in subjects),
+                method=method,
+                spl_weight=spl_weight,
+                spl_mode=spl_mode,
+                steps=step,
+                seed=seed,
+                versions=versions(),
+                training=training,
+            )
+            if trained is not None:
+                tuning.load_state_dict(trained)
+            return Concept(header=header, key_values=tuning.tuned_weights(), embeddings=tuning.embeddings())
 
+        def reach(step: int) -> None:
+            """What is due at a checkpoint and at the end."""
+            if not processes.is_first:
+                return
+            score = None
+            if on_milestone:
+                milestone = Milestone(step=step, steps=steps, base=base, concept=concept(step), drift=class_distances(base, subjects))
+                score = on_milestone(milestone)
+            if keep_best:
+                if score is None:
+                    raise ValueError("the best is kept by the score that on_milestone returns, and it returned none")
+                best.offer(step, score, tuning.state_dict())
+            if step < steps:
+                saved = {"settings": settings, "step": step, "trained": tuning.state_dict(), "optimizer": stepper.state_dict()}
+                save_checkpoint(checkpoint_path(out), {**saved, "scaler": scaler.state_dict(), "best": vars(best)})
+
+        def draw(micro_step: int) -> Batch:
+            step, turn = divmod(micro_step, accumulate)
+            start = processes.rank * share + turn * batch_size
+            return batches.draw(step, range(start, start + batch_size))
+
+        report_every = 1 if base.device.type == "cpu" else GPU_REPORT_EVERY
+        unread: list[tuple[int, Losses, list[str]]] = []
         step, checkpointed = first, bool(state)
+        coming = made_ahead(draw, range(first * accumulate, steps * accumulate))
         try:
             for step in range(first, steps):
-                views = draw_views(samples, batch_size, base, generator)
-                noise_loss, spl = step_losses(base, views, subjects, class_features, scheduler, generator)
-                loss = noise_loss + spl_weight * spl
-                if not torch.isfinite(loss):
-                    raise UserError(
-                        f"the loss is not a number at step {step + 1}",
-                        cause=f"captions of the batch: {', '.join(view.caption for view in views)}",
-                        remedy="try a lower --learning-rate, or --dtype fp32",
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
-                scaler.unscale_(optimizer)
+                stepper.zero_grad(set_to_none=True)
+                parts, captions = [], []
+                for _ in range(accumulate):
+                    batch = next(coming)
+                    losses = batch_losses(base, batch, preservation, scheduler)
+                    loss = losses.noise + prior_weight * losses.prior + spl_weight * losses.spl
+                    scaler.scale(loss / accumulate).backward()
+                    parts.append(losses)
+                    captions += batch.captions
+                processes.average_gradients(tuning.parameters)
+                scaler.unscale_(stepper)
                 nn.utils.clip_grad_norm_(tuning.parameters, 1.0)
-                scaler.step(optimizer)
+                scaler.step(stepper)
                 scaler.update()
-                if on_step:
-                    on_step(Progress(step=step + 1, steps=steps, noise_loss=float(noise_loss.detach()), spl=float(spl.detach())))
-                if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
-                    snapshot(step + 1)
+                unread.append((step + 1, _mean(parts), captions))
+                is_due = (step + 1) % checkpoint_every == 0 and step + 1 < steps
+                if len(unread) == report_every or is_due or step + 1 == steps:
+                    for progress in _read(unread, steps):
+                        if on_step:
+                            on_step(progress)
+                    unread.clear()
+                if is_due:
+                    reach(step + 1)
                     checkpointed = True
+            reach(steps)
         except KeyboardInterrupt:
-            # The interrupted step may have drawn noise already, so the last whole checkpoint is the one to go on from.
             if not checkpointed:
                 raise Interrupted(f"at step {step + 1}, before the first checkpoint", remedy="start again") from None
             kept = f"the last checkpoint is kept: {checkpoint_path(out)}"
             raise Interrupted(f"at step {step + 1}", cause=kept, remedy="go on with --resume") from None
-        header = ConceptHeader(
-            base=base.id,
-            fingerprint=base.fingerprint,
-            tokens=tuple(subject.token for subject in subjects),
-            class_words=tuple(subject.class_word for subject in subjects),
-            spl_weight=spl_weight,
-            steps=steps,
-            seed=seed,
-            versions=versions(),
-            training={
-                "batch_size": batch_size,
-                "learning_rate": learning_rate,
-                "photos": settings["photos"],
-                "seconds": round(time.monotonic() - started, 1),
-            },
-        )
-        key_values = {name: value.detach().clone() for name, value in tuning.key_values.items()}
-        concept = Concept(header=header, key_values=key_values, embeddings=tuning.embeddings())
-    concept.save(out)
-    checkpoint_path(out).unlink(missing_ok=True)
-    return concept
+        finally:
+            coming.close()
+        made = concept(best.step, best.trained) if keep_best and processes.is_first else concept(steps)
+    if processes.is_first:
+        made.save(out)
+        checkpoint_path(out).unlink(missing_ok=True)
+    processes.wait()
+    return made
 
 
-def draw_views(samples: list[tuple[Subject, Image.Image]], batch_size: int, base: Base, generator: torch.Generator) -> list[View]:
-    picked = torch.randint(len(samples), (batch_size,), generator=generator).tolist()
-    views = []
-    for subject, photo in (samples[index] for index in picked):
-        caption = f"photo of a {subject.token} {subject.class_word}"
-        views.append(random_view(photo, base.preset.native_size, caption, generator, base.latent_factor))
-    return views
-
-
-def step_losses(
-    base: Base, views: list[View], subjects: list[Subject], class_features: Tensor, scheduler: Any, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The masked noise loss and the semantic preservation loss of one batch, from one pass through the text encoder."""
-    num_views = len(views)
-    with torch.no_grad():
-        latents = base.encode(torch.stack([view.pixels for view in views]), generator)
-    noise = torch.randn(latents.shape, generator=generator).to(latents)
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (num_views,), generator=generator).to(base.device)
+def batch_losses(base: Base, batch: Batch, preservation: Preservation | None, scheduler: Any) -> Losses:
+    """The losses of one batch, from one pass through the text encoder; the parts that are not asked for are 0."""
+    latents = batch.latents(base)
+    noise, timesteps, mask = batch.noise.to(latents), batch.timesteps.to(base.device), batch.mask.to(base.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps) if scheduler.config.prediction_type == "v_prediction" else noise
-    mask = torch.stack([view.mask for view in views]).to(base.device)
-
-    prompts = [view.caption for view in views] + [f"a photo of a {subject.token} {subject.class_word}" for subject in subjects]
-    autocast = torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32)
-    with autocast:
-        states, features = base.text_states_and_features(prompts)
+    num_views, ids = len(batch.ids), batch.ids.to(base.device)
+    with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
+        if preservation is None:
+            states = base.text_encoder(ids).last_hidden_state
+        else:
+            with preservation.inputs(base.text_encoder):
+                states = base.text_encoder(torch.cat([ids, preservation.ids])).last_hidden_state
         noise_pred = base.unet(noisy, timesteps, encoder_hidden_states=states[:num_views]).sample
-    spl = semantic_preservation_loss(features[num_views:].float(), class_features.float())
-    return masked_noise_loss(noise_pred.float(), target.float(), mask), spl
+    error, nothing = (noise_pred.float(), target.float()), torch.zeros((), device=base.device)
+    own = num_views - batch.num_prior
+    return Losses(
+        noise=masked_noise_loss(error[0][:own], error[1][:own], mask[:own]),
+        prior=F.mse_loss(error[0][own:], error[1][own:]) if batch.num_prior else nothing,
+        spl=nothing if preservation is None else preservation.loss(states[num_views:]),
+    )
 
 
-def _restore(state: dict[str, Any], tuning: KeyValueTuning, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> int:
-    with torch.no_grad():
-        for name, value in state["key_values"].items():
-            tuning.key_values[name].copy_(value)
-        tuning.embedding.rows.copy_(state["rows"])
-    optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["random"])
-    return int(state["step"])
+@dataclass
+class _Best:
+    """The best score so far, and what was learnt by then."""
+
+    step: int = 0
+    score: float = -math.inf
+    trained: dict[str, Tensor] | None = None
+
+    def offer(self, step: int, score: float, trained: dict[str, Tensor]) -> None:
+        if score > self.score:
+            self.step, self.score, self.trained = step, score, trained
+
+
+def _batches(
+    base: Base,
+    photos: Mapping[str, Sequence[Photo | Image.Image]],
+    subjects: Sequence[Subject],
+    class_pictures: Mapping[str, Sequence[Image.Image]] | None,
+    cached_views: int,
+    seed: int,
+    scheduler: Any,
+) -> Batches:
+    own = FreshViews(base, subject_examples(subjects, photos))
+    prior = FreshViews(base, class_examples(subjects, class_pictures), augmented=False) if class_pictures is not None else None
+    timesteps = scheduler.config.num_train_timesteps
+    if not cached_views:
+        return Batches(base, own, prior, seed=seed, num_train_timesteps=timesteps)
+    cached_prior = CachedViews(base, prior, 1, seed) if prior else None
+    return Batches(base, CachedViews(base, own, cached_views, seed), cached_prior, seed=seed, num_train_timesteps=timesteps)
+
+
+def _checkpoint_gradients(base: Base) -> None:
+    # diffusers checkpoints only in training mode, which for these models differs from evaluation in nothing else: they have no dropout.
+    base.unet.enable_gradient_checkpointing()
+    base.unet.train()
+
+
+def _mean(parts: Sequence[Losses]) -> Losses:
+    def mean(name: str) -> Tensor:
+        return torch.stack([getattr(losses, name).detach() for losses in parts]).mean()
+
+    return Losses(noise=mean("noise"), prior=mean("prior"), spl=mean("spl"))
+
+
+def _read(unread: Sequence[tuple[int, Losses, list[str]]], steps: int) -> list[Progress]:
+    """The losses of the last steps as numbers. Raises UserError for the first that is none."""
+    values = torch.stack([torch.stack([losses.noise, losses.prior, losses.spl]).float() for _, losses, _ in unread]).tolist()
+    found = []
+    for (step, _, captions), (noise, prior, spl) in zip(unread, values, strict=True):
+        if not math.isfinite(noise + prior + spl):
+            raise UserError(
+                f"the loss is not a number at step {step}",
+                cause=f"captions of the batch: {', '.join(captions)}",
+                remedy="try a lower --learning-rate, or --dtype fp32; --resume goes on from the last checkpoint, if there is one",
+            )
+        found.append(Progress(step=step, steps=steps, noise_loss=noise, prior_loss=prior, spl=spl))
+    return found

@@ -133,7 +133,7 @@ def test_the_whole_path_runs_at_full_size(files: Files, tmp_path: Path) -> None:
     loaded = base.load(str(files.checkpoint), device="cpu", dtype="bf16")
     assert (loaded.preset.native_size, loaded.preset.train_steps, loaded.preset.batch_size) == (512, 500, 2)
     loaded.preset = replace(loaded.preset, native_size=128)
-    subject = train.Subject(token="V*", class_word="bear", initializer=str(loaded.preset.initializer_token))
+    subject = train.Subject(token="V*", class_word="bear", initializer=str(loaded.preset.initializer(0)))
     photos = {"V*": [train.load_photo(path) for path in train.find_photos(shipped("samples", "bear"))]}
     out = tmp_path / "bear.safetensors"
     with timed(took, "one training step"):

@@ -2,13 +2,18 @@
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from cdvideo import train
 from cdvideo.concept import Concept
 from cdvideo.errors import Interrupted, UserError
 from cdvideo.resources import resource
+from cdvideo.train.batches import Batches, FreshViews
 from cdvideo.train.checkpoint import checkpoint_path
-from cdvideo.train.methods import KeyValueTuning, detach_first_token
+from cdvideo.train.loop import batch_losses
+from cdvideo.train.methods.key_values import KeyValueTuning, detach_first_token
+from cdvideo.train.preservation import Preservation
+from cdvideo.train.subject import subject_examples
 
 SUBJECT = train.Subject(token="V*", class_word="bear", initializer="bear")
 
@@ -34,25 +39,21 @@ def test_only_keys_values_and_the_token_change(pocket, photos, tmp_path):
 
 
 def test_nothing_else_receives_a_gradient(pocket, photos):
-    from diffusers import DDPMScheduler
-
-    from cdvideo.train.loop import draw_views, step_losses
-
-    generator = torch.Generator().manual_seed(0)
-    class_features = pocket.text_features(["a photo of a bear"])
+    scheduler = DDPMScheduler.from_config(pocket.components.scheduler_config)
+    views = FreshViews(pocket, subject_examples([SUBJECT], photos))
     with KeyValueTuning(pocket, [SUBJECT]) as tuning:
-        scheduler = DDPMScheduler.from_config(pocket.components.scheduler_config)
-        views = draw_views([(SUBJECT, photo) for photo in photos["V*"]], 2, pocket, generator)
-        noise_loss, spl = step_losses(pocket, views, [SUBJECT], class_features, scheduler, generator)
-        spl.backward(retain_graph=True)
-        assert tuning.embedding.rows.grad is not None and tuning.embedding.rows.grad.abs().sum() > 0
-        assert all(value.grad is None for value in tuning.key_values.values()), "SPL reaches the token only"
-        noise_loss.backward()
+        batch = Batches(pocket, views, None, seed=0, num_train_timesteps=1000).draw(0, range(2))
+        losses = batch_losses(pocket, batch, Preservation(tuning), scheduler)
+        losses.spl.backward(retain_graph=True)
+        rows = tuning.embedding.rows
+        assert rows.grad is not None and rows.grad.abs().sum() > 0
+        assert all(value.grad is None for value in tuning.parameters if value is not rows), "SPL reaches the token only"
+        losses.noise.backward()
         trained = {id(value) for value in tuning.parameters}
         everything = [*pocket.unet.parameters(), *pocket.text_encoder.parameters(), *pocket.vae.parameters()]
         assert all(value.grad is not None for value in tuning.parameters)
         assert all(value.grad is None for value in everything if id(value) not in trained)
-        assert len(tuning.parameters) == len(tuning.key_values) + 1
+        assert len(tuning.parameters) == 1 + sum(name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for name in tuning.trained)
 
 
 def test_the_first_token_passes_without_a_gradient():

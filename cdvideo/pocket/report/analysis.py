@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cdvideo.evaluate.clip import Clip
 from cdvideo.pocket.report.figures import Figure
 from cdvideo.pocket.report.intervals import bootstrap
-from cdvideo.pocket.report.likeness import Clip, colour_likeness, read_photos, sample_subjects
+from cdvideo.pocket.report.likeness import colour_likeness, read_photos, sample_subjects
 from cdvideo.pocket.report.phenomenon import BASE, METHODS, Cell, Plan, without_token
 from cdvideo.pocket.report.rendering import read_frames
 from cdvideo.pocket.report.results import Curve, Difference, Example, Label, Phenomenon

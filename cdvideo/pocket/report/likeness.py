@@ -1,13 +1,10 @@
-"""Pocket's own CLIP as a measure, and one of colours alone that needs no model."""
+"""How like pictures are to each other: measures on features, and one of colours alone that needs no model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -16,37 +13,7 @@ from cdvideo.resources import resource
 from cdvideo.train import find_photos, load_photo
 
 Frames = NDArray[np.uint8]
-CLIP_FOLDER = Path(__file__).parents[1] / "weights" / "clip"
 _BINS = 6
-
-
-class Clip:
-    """Normalised image and text features (N, D) of pocket's CLIP."""
-
-    def __init__(self, folder: Path = CLIP_FOLDER) -> None:
-        from transformers import CLIPModel, CLIPTokenizer
-
-        self.model: Any = CLIPModel.from_pretrained(folder).float().eval()
-        self.tokenizer = CLIPTokenizer.from_pretrained(CLIP_FOLDER.parent / "tokenizer")
-
-    @torch.no_grad()
-    def images(self, frames: Frames) -> Tensor:
-        side = self.model.config.vision_config.image_size
-        small = [np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BOX)) for frame in frames]
-        pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        features = [self.model.visual_projection(self.model.vision_model(pixel_values=part).pooler_output) for part in pixels.split(64)]
-        return F.normalize(torch.cat(features), dim=-1)
-
-    @torch.no_grad()
-    def texts(self, texts: list[str]) -> Tensor:
-        length = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        features = self.model.text_projection(self.model.text_model(input_ids=tokens.input_ids).pooler_output)
-        return F.normalize(features, dim=-1)
-
-
-def shipped_clip() -> Clip | None:
-    return Clip() if (CLIP_FOLDER / "config.json").exists() else None
 
 
 def identity(features: Tensor) -> tuple[float, float]:

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cdvideo.evaluate.clip import Clip, clip_of
 from cdvideo.pocket.judge import Judge
 from cdvideo.pocket.recipes.judge import held_out_accuracy
 from cdvideo.pocket.report import camera
 from cdvideo.pocket.report.figures import Figure, mean, median, missing, rate
-from cdvideo.pocket.report.likeness import Clip, identity, read_photos, sample_subjects, shipped_clip
+from cdvideo.pocket.report.likeness import identity, read_photos, sample_subjects
 from cdvideo.pocket.report.prompts import CAMERA_PROMPTS, HELD_OUT, Prompt, motion_prompts, still_prompts
 from cdvideo.pocket.report.rendering import NUM_FRAMES, Order, load_base, median_seconds, read_frames, renderer
 from cdvideo.pocket.report.results import JudgedCamera, JudgedClip, JudgedStill, Label
@@ -68,7 +69,7 @@ class Bench:
 
     @cached_property
     def clip(self) -> Clip | None:
-        return shipped_clip()
+        return clip_of("pocket")
 
     def render(self, folder: Path, orders: dict[str, Order], title: str) -> None:
         work_through(orders, Shelf(folder / "done.jsonl"), renderer(self.device), processes=self.processes, title=title)
@@ -190,7 +191,7 @@ def _psnr(pictures: NDArray[np.uint8]) -> list[float]:
     base = load_base("cpu")
     found = []
     for part in np.array_split(pictures, max(1, len(pictures) // 16)):
-        restored = base.decode(base.encode(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1)).numpy()
+        restored = base.decode(base.moments(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1)[0]).numpy()
         error = ((restored.astype(float) - part) ** 2).mean(axis=(1, 2, 3))
         found += (10 * np.log10(255**2 / error)).tolist()
     return found

@@ -17,14 +17,14 @@ import torch.nn.functional as F
 
 from cdvideo import train
 from cdvideo.base import Base
-from cdvideo.concept import Concept, ConceptHeader
+from cdvideo.concept import Concept
 from cdvideo.pocket.report.likeness import sample_subjects
 from cdvideo.pocket.report.prompts import Prompt, personal_prompts
 from cdvideo.pocket.report.rendering import Order, load_base, renderer
 from cdvideo.pocket.report.shelf import Record, Shelf, work_through
 
 TOKEN = "V*"
-METHODS = {"Custom Diffusion": 0.0, "ClassDiffusion": 1.0}
+METHODS = {"Custom Diffusion": "custom-diffusion", "ClassDiffusion": "classdiffusion"}
 BASE = "base"
 
 
@@ -81,32 +81,16 @@ class Trainer:
 def concepts_along(base: Base, training: Training) -> dict[int, float]:
     """The drift of the concept at each of the steps, which are written on the way of one training.
 
-    A training draws from one generator and has a constant rate, so that its state after 60 steps is a training of 60 steps. The state is
-    read from the checkpoint, which is written after `on_step`: the one of step s is complete when step s + 1 reports.
+    Every sample depends on the seed and its step alone and the rate is constant, so that the state after 60 steps is a training of 60.
     """
-    subject = train.Subject(token=TOKEN, class_word=training.subject, initializer=base.preset.initializer_token or training.subject)
+    subject = train.Subject(token=TOKEN, class_word=training.subject, initializer=base.preset.initializer(0) or training.subject)
     photos = [train.load_photo(path) for path in sample_subjects()[training.subject]]
     steps = sorted(training.steps)
     out = concept_path(training.folder, training.subject, training.method, steps[-1])
-    checkpoint = train.checkpoint_path(out)
-    learning_rate = training.learning_rate or base.preset.learning_rate
-    spl_weight = METHODS[training.method]
 
-    def keep(progress: train.Progress) -> None:
-        done = progress.step - 1
-        if done in steps:
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            header = ConceptHeader(
-                base=base.id,
-                fingerprint=base.fingerprint,
-                tokens=(TOKEN,),
-                class_words=(training.subject,),
-                spl_weight=spl_weight,
-                steps=done,
-                seed=training.seed,
-            )
-            concept = Concept(header=header, key_values=state["key_values"], embeddings={TOKEN: state["rows"][0]})
-            concept.save(concept_path(training.folder, training.subject, training.method, done))
+    def keep(milestone: train.Milestone) -> None:
+        if milestone.step in steps:
+            milestone.concept.save(concept_path(training.folder, training.subject, training.method, milestone.step))
 
     train.train(
         base,
@@ -115,12 +99,12 @@ def concepts_along(base: Base, training: Training) -> dict[int, float]:
         out=out,
         steps=steps[-1],
         batch_size=base.preset.batch_size,
-        learning_rate=learning_rate,
-        spl_weight=spl_weight,
+        learning_rate=training.learning_rate or base.preset.learning_rate,
+        method=METHODS[training.method],
         seed=training.seed,
         checkpoint_every=math.gcd(*steps),
-        resume=checkpoint.exists(),
-        on_step=keep,
+        resume=train.checkpoint_path(out).exists(),
+        on_milestone=keep,
     )
     return {
         step: class_distance(base, Concept.load(concept_path(training.folder, training.subject, training.method, step))) for step in steps

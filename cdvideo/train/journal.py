@@ -1,0 +1,158 @@
+"""What a training leaves to look at while it runs: a log, a growing sheet of fixed prompts, and scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cdvideo.errors import UserError
+from cdvideo.files import replace_files
+from cdvideo.train.loop import Milestone, Progress
+from cdvideo.train.previews import SAMPLE_PHRASES, _png, draw
+from cdvideo.train.subject import Subject
+from cdvideo.video.sheet import contact_sheet
+
+Scorer = Callable[[NDArray[np.uint8], Sequence[str]], dict[str, float]]
+"""From pictures (N, H, W, 3) and their prompts without tokens, scores by name, among them "score", by which the best is kept."""
+LOGS = ("tensorboard", "wandb")
+LOG_EVERY = 10
+
+
+class Journal:
+    """Writes `log.jsonl` and `samples.png` into a folder, and to TensorBoard or Weights & Biases where asked to.
+
+    With `samples_every`, the fixed prompts are drawn at every milestone whose step is a multiple of it, and at the end; with a `scorer` the
+    pictures are scored, and a milestone's score is the scorer's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        subjects: Sequence[Subject],
+        *,
+        settings: dict[str, Any],
+        prompts: Sequence[str] = (),
+        samples_every: int = 0,
+        scorer: Scorer | None = None,
+        logs: Sequence[str] = (),
+        resume: bool = False,
+    ) -> None:
+        self.folder, self.subjects = folder, subjects
+        self.prompts = list(prompts) or sample_prompts(subjects)
+        self.samples_every, self.scorer = samples_every, scorer
+        self.sheet_path, self.log_path = folder / "samples.png", folder / "log.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            for old in (self.log_path, self.sheet_path, *folder.glob("samples-*.png")):
+                old.unlink(missing_ok=True)
+        self._recent: list[Progress] = []
+        self._sinks = [_open(log, folder, settings) for log in logs]
+
+    def step(self, progress: Progress) -> None:
+        self._recent.append(progress)
+        if progress.step % LOG_EVERY == 0 or progress.step == progress.steps:
+            names = ("noise_loss", "prior_loss", "spl")
+            self._write(progress.step, {name: float(np.mean([getattr(one, name) for one in self._recent])) for name in names})
+            self._recent.clear()
+
+    def milestone(self, milestone: Milestone) -> float | None:
+        """Logs the drift and, where it is time, draws and scores; returns the score."""
+        values = {f"drift/{token}": distance for token, distance in milestone.drift.items()}
+        is_end = milestone.step == milestone.steps
+        if self.samples_every and (milestone.step % self.samples_every == 0 or is_end):
+            pictures = draw(milestone.base, self.prompts)
+            row = Image.fromarray(np.concatenate(list(pictures), axis=1))
+            path = self.folder / f"samples-{milestone.step:06d}.png"
+            replace_files(path, [(path, _png(row))])
+            self._draw_sheet(len(pictures))
+            for sink in self._sinks:
+                sink.picture(milestone.step, np.asarray(row))
+            if self.scorer:
+                values |= self.scorer(pictures, [self.without_tokens(prompt) for prompt in self.prompts])
+        self._write(milestone.step, values)
+        return values.get("score")
+
+    def without_tokens(self, prompt: str) -> str:
+        for subject in self.subjects:
+            prompt = prompt.replace(f"{subject.token} ", "")
+        return prompt
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+    def _draw_sheet(self, columns: int) -> None:
+        rows, labels = [], []
+        for path in sorted(self.folder.glob("samples-*.png")):
+            with Image.open(path) as picture:
+                rows.append(np.stack(np.split(np.asarray(picture.convert("RGB")), columns, axis=1)))
+            labels.append(f"step {int(path.stem.removeprefix('samples-'))}")
+        labels[0] = f"{' | '.join(self.prompts)}: {labels[0]}"
+        sheet = contact_sheet(rows, columns, labels)
+        replace_files(self.sheet_path, [(self.sheet_path, _png(sheet))])
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        with self.log_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
+        for sink in self._sinks:
+            sink.numbers(step, values)
+
+
+def sample_prompts(subjects: Sequence[Subject]) -> list[str]:
+    """The fixed prompts: each phrase after each subject's."""
+    return [f"a {subject.token} {subject.class_word} {phrase}".strip() for subject in subjects for phrase in SAMPLE_PHRASES]
+
+
+def journal_folder(out: Path) -> Path:
+    """Where the training that will write `out` keeps its log and its sheet."""
+    return out.with_suffix(".training")
+
+
+def _open(log: str, folder: Path, settings: dict[str, Any]) -> _TensorBoard | _WeightsAndBiases:
+    return _TensorBoard(folder) if log == "tensorboard" else _WeightsAndBiases(folder, settings)
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            remedy = 'pip install "cdvideo[log]", or leave --log out'
+            raise UserError("a log for TensorBoard needs the package tensorboardX", cause=str(error), remedy=remedy) from error
+        self.writer = SummaryWriter(str(folder))
+
+    def numbers(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, picture: NDArray[np.uint8]) -> None:
+        self.writer.add_image("samples", picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _WeightsAndBiases:
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            remedy = "pip install wandb, or leave --log out"
+            raise UserError("a log at Weights & Biases needs the package wandb", cause=str(error), remedy=remedy) from error
+        self.wandb = wandb
+        self.run = wandb.init(project="cdvideo", dir=str(folder), config=settings)
+
+    def numbers(self, step: int, values: dict[str, float]) -> None:
+        self.run.log(values, step=step)
+
+    def picture(self, step: int, picture: NDArray[np.uint8]) -> None:
+        self.run.log({"samples": self.wandb.Image(picture)}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()

@@ -1,0 +1,77 @@
+"""Pictures while training: of fixed prompts, and of the class for prior preservation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cdvideo.base import Base
+from cdvideo.errors import UserError
+from cdvideo.files import replace_files
+from cdvideo.sampling import denoise, make_scheduler, seeded_noise
+
+SAMPLE_PHRASES = ("", "wearing headphones", "reading a book in the snow", "wearing sunglasses on the beach")
+"""What the fixed prompts say after "a V* bear"."""
+DRAWN_AT_ONCE = 4
+
+
+@torch.no_grad()
+def draw(base: Base, prompts: Sequence[str], *, seed: int = 0, num_inference_steps: int | None = None) -> NDArray[np.uint8]:
+    """One picture for each prompt, (N, H, W, 3) uint8, at the base's own size and guidance, each from the noise of its own seed."""
+    preset = base.preset
+    side = preset.native_size // base.latent_factor
+    shape = (1, base.unet.config.in_channels, side, side)
+
+    def predict_noise(latents: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
+            return base.unet(latents, timestep, encoder_hidden_states=states).sample
+
+    pictures = []
+    for start in range(0, len(prompts), DRAWN_AT_ONCE):
+        some = list(prompts[start : start + DRAWN_AT_ONCE])
+        noise = torch.cat([seeded_noise(seed + start + index, shape) for index in range(len(some))]).to(base.device, base.dtype)
+        text, negative = base.text_states(some).to(base.dtype), base.text_states([""] * len(some)).to(base.dtype)
+        scheduler = make_scheduler("stable-diffusion", num_inference_steps or preset.num_inference_steps, base.device)
+        latents = denoise(predict_noise, scheduler, noise, text=text, negative=negative, guidance_scale=preset.guidance_scale)
+        pictures.append(base.decode(latents).numpy())
+    return np.concatenate(pictures)
+
+
+def class_pictures(
+    base: Base, class_word: str, folder: Path, count: int, on_picture: Callable[[int], None] | None = None
+) -> list[Image.Image]:
+    """`count` pictures of the class for prior preservation, drawn by the base itself from "a photo of a bear" and kept in `folder`.
+
+    Those that are there already, from an earlier training or put there by the user, are used as they are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = sorted(folder.glob("*.png"))[:count]
+    for index in range(len(found), count):
+        picture = Image.fromarray(draw(base, [f"a photo of a {class_word}"], seed=1_000_000 + index)[0])
+        path = folder / f"{class_word}-{index:04d}.png"
+        replace_files(path, [(path, _png(picture))])
+        found.append(path)
+        if on_picture:
+            on_picture(index + 1)
+    return [_square(path, base.preset.native_size) for path in found]
+
+
+def _png(picture: Image.Image) -> bytes:
+    import io
+
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+def _square(path: Path, side: int) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    except OSError as error:
+        raise UserError(f"cannot read the class picture {path}", cause=str(error), remedy="remove it; it is drawn again") from error

@@ -64,7 +64,11 @@ def show_command(file: Path, moved: bool, base_name: str | None, offline: bool, 
 
     header, layout = read_header(file), read_layout(file)
     details = _described(file, header)
-    matrices = {name.removesuffix(".down").removesuffix(".up"): entry for name, entry in layout.items() if name.startswith("unet.")}
+    matrices = {
+        name.removesuffix(".down").removesuffix(".up").removesuffix(".shift"): entry
+        for name, entry in layout.items()
+        if name.startswith("unet.")
+    }
     ranks = sorted({entry.shape[0] for name, entry in layout.items() if name.endswith(".down") and entry.shape})
     details["sizes"] = {
         "file_bytes": file.stat().st_size,

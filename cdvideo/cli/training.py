@@ -94,12 +94,13 @@ def _class_pictures(loaded: base.Base, subjects: list[SubjectConfig], folder: Pa
         if given is not None and not any(given.glob("*.png")):
             raise UserError(f"no PNG pictures of the class in {given}", remedy="put some there, or leave class_images out")
         number = len(list(given.glob("*.png"))) if given else count
-        with tqdm(
-            total=number, desc=f"drawing {word}s for prior preservation", unit="picture", dynamic_ncols=True, disable=bool(given)
-        ) as bar:
-            found[word] = class_pictures(
-                loaded, word, given or folder / f"class-{word}", number, on_picture=lambda _, bar=bar: bar.update()
-            )
+        what = f"pictures of a {word} for prior preservation"
+        with tqdm(total=number, desc=what, unit="picture", dynamic_ncols=True, disable=bool(given)) as bar:
+
+            def drawn(done: int, bar: Any = bar) -> None:
+                bar.update(done - bar.n)
+
+            found[word] = class_pictures(loaded, word, given or folder / f"class-{word}", number, on_picture=drawn)
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from cdvideo.concept import LOW_RANK_FORMAT_VERSION, Concept, LowRankChange
 from cdvideo.errors import UserError
 from cdvideo.interop.low_rank import Decomposition, relative, root_sum_square
-from cdvideo.interop.moving import base_weights
+from cdvideo.interop.moving import key_value_weights
 
 if TYPE_CHECKING:
     from cdvideo.base import Base
@@ -33,7 +33,7 @@ def compress(base: Base, concept: Concept, rank: int, *, on_layer: Callable[[int
     """
     if rank < 1:
         raise UserError(f"there is no rank {rank}", remedy="choose --rank 1 or more; 16 is a start")
-    weights = base_weights(base, concept)
+    weights = key_value_weights(base, concept)
     whole = concept.expanded(weights).key_values
     key_values: dict[str, Tensor | LowRankChange] = {}
     lost: dict[str, float] = {}

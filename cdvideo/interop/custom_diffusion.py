@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cdvideo.concept import Concept, LowRankChange
 from cdvideo.errors import UserError
+from cdvideo.interop.moving import require_key_values
 from cdvideo.interop.outputs import Export, write_new
 
 WEIGHTS = "pytorch_custom_diffusion_weights"
@@ -39,11 +40,13 @@ def export_diffusers(concept: Concept, folder: Path, *, pickled: bool = False, o
 
     Raises UserError for a compressed concept (`Concept.expanded` makes it whole) and for files that are there already.
     """
+    require_key_values(concept)
     suffix = "bin" if pickled else "safetensors"
     processors: dict[str, Any] = {}
     for name, value in concept.key_values.items():
         if isinstance(value, LowRankChange):
             raise UserError("the concept is compressed, and these files need whole matrices", remedy="give the base, with --base")
+        assert isinstance(value, Tensor)
         processors[processor_name(name)] = value.detach().cpu().contiguous()
     if pickled:
         # diffusers sets processors all at once, so the self-attention's have to be there, with nothing in them.

@@ -16,7 +16,7 @@ from cdvideo import __version__
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError, UserNote
 from cdvideo.interop.low_rank import Decomposition, relative, root_sum_square
-from cdvideo.interop.moving import base_weights
+from cdvideo.interop.moving import key_value_weights
 from cdvideo.interop.outputs import Export, check_free, write_new
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def export_kohya(
     if base.text_encoder.config.hidden_size != _SD15_TEXT_WIDTH:
         note = f"the base {base.id} is no Stable Diffusion 1.x: A1111, ComfyUI and kohya's scripts cannot run what is written"
         warnings.warn(note, UserNote, stacklevel=2)
-    weights = base_weights(base, concept)
+    weights = key_value_weights(base, concept)
     whole = concept.expanded(weights).key_values
     tensors: dict[str, Tensor] = {}
     lost: dict[str, float] = {}

@@ -19,7 +19,7 @@ from cdvideo.concept import UNKNOWN, Concept, ConceptHeader
 from cdvideo.errors import UserError
 from cdvideo.interop.captions import OWN, OWN_HELD_OUT, base_captions, own_captions
 from cdvideo.interop.low_rank import relative
-from cdvideo.interop.moving import base_weights
+from cdvideo.interop.moving import key_value_weights
 
 if TYPE_CHECKING:
     from cdvideo.base import Base
@@ -84,9 +84,9 @@ def merge(
     """
     if len(concepts) < 2:
         raise UserError("there is nothing to merge", cause="it takes two concepts", remedy="name two or more concept files")
-    weights = base_weights(base, concepts[0])
+    weights = key_value_weights(base, concepts[0])
     for concept in concepts[1:]:
-        base_weights(base, concept)
+        key_value_weights(base, concept)
     tuned = [{name: value.to(weights[name]).double() for name, value in concept.key_values.items()} for concept in concepts]
     renames = new_names([concept.header.tokens for concept in concepts], rename=rename)
     subjects = [_subjects(concept, names) for concept, names in zip(concepts, renames, strict=True)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cdvideo.base import initializer_id
 from cdvideo.concept import UNKNOWN, Concept
+from cdvideo.errors import UserError
 from cdvideo.interop.low_rank import relative, root_sum_square
 
 if TYPE_CHECKING:
@@ -46,6 +47,24 @@ def base_weights(base: Base, concept: Concept) -> dict[str, Tensor]:
     return {name: parameters[name].detach().float().cpu() for name in concept.key_values}
 
 
+def key_value_weights(base: Base, concept: Concept) -> dict[str, Tensor]:
+    """`base_weights` of a concept whose keys and values were tuned. Raises UserError for what another method made."""
+    require_key_values(concept)
+    return base_weights(base, concept)
+
+
+def require_key_values(concept: Concept) -> None:
+    """Raises UserError unless the concept holds cross-attention keys and values, and nothing else of the UNet."""
+    others = [name for name in concept.key_values if not name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+    if others or not concept.key_values:
+        holds = f"it holds {others[0]}" if others else "it holds an embedding alone"
+        raise UserError(
+            "this works with concepts whose keys and values were tuned",
+            cause=f"this one was made by {concept.header.method}: {holds}",
+            remedy="train it with --method classdiffusion or custom-diffusion",
+        )
+
+
 def movement(base: Base, concept: Concept) -> Movement:
     """How far the concept is from its base. Raises UserError where it is not this base's."""
     weights = base_weights(base, concept)
@@ -53,20 +72,19 @@ def movement(base: Base, concept: Concept) -> Movement:
     moved = {name: float((whole[name].to(weight) - weight).norm()) for name, weight in weights.items()}
     norms = {name: float(weight.norm()) for name, weight in weights.items()}
     tokens = {
-        token: _token_movement(base, concept.embeddings[token], class_word)
-        for token, class_word in zip(concept.header.tokens, concept.header.class_words, strict=True)
+        token: _token_movement(base, concept.embeddings[token], class_word, base.preset.initializer(number) or class_word)
+        for number, (token, class_word) in enumerate(zip(concept.header.tokens, concept.header.class_words, strict=True))
     }
     layers = {name: relative(moved[name], norms[name]) for name in weights}
     return Movement(layers=layers, relative_change=relative(root_sum_square(moved), root_sum_square(norms)), tokens=tokens)
 
 
-def _token_movement(base: Base, row: Tensor, class_word: str) -> TokenMovement:
+def _token_movement(base: Base, row: Tensor, class_word: str, start: str) -> TokenMovement:
     def embedding(word: str) -> Tensor:
         return base.text_encoder.get_input_embeddings().weight[initializer_id(base.tokenizer, word)].detach().float().cpu()
 
     own = row.float().cpu()
     class_row = None if class_word == UNKNOWN else embedding(class_word)
-    start = base.preset.initializer_token or class_word
     start_row = class_row if start == class_word else embedding(start)
     if start_row is None:
         return TokenMovement(start=UNKNOWN, relative_distance=float("nan"), cosine_to_start=float("nan"), cosine_to_class=None)

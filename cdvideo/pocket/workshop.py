@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
 
 from cdvideo.motion.lora import save_motion_lora
+from cdvideo.pocket import judge as judge_files
 from cdvideo.pocket.recipes import autoencoder, camera, clip, judge, latents, motion, unet
 from cdvideo.pocket.recipes.pictures import draw_curve
 from cdvideo.pocket.recipes.processes import on_every_core, training_device
@@ -161,7 +162,7 @@ def begin_with_shipped(workshop: Workshop) -> None:
     shipped = {
         "autoencoder": (WEIGHTS / "vae" / DIFFUSERS_FILE, ""),
         "clip": (WEIGHTS / "clip" / "model.safetensors", "model."),
-        "judge": (WEIGHTS / "judge" / judge.FILE, ""),
+        "judge": (WEIGHTS / "judge" / judge_files.FILE, ""),
         "unet": (WEIGHTS / "unet" / DIFFUSERS_FILE, ""),
         "motion": (MOTION_WEIGHTS / DIFFUSERS_FILE, ""),
     }

@@ -9,7 +9,7 @@ Shapes: `B` samples, `C` latent channels, `h w` latent height and width, `L` tex
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -157,7 +157,7 @@ def _stacked(values: Sequence[Tensor | None]) -> Tensor | None:
     return torch.stack([value for value in values if value is not None]) if values[0] is not None else None
 
 
-def made_ahead(make: Callable[[int], Made], numbers: Iterable[int], depth: int = 2) -> Iterator[Made]:
+def made_ahead(make: Callable[[int], Made], numbers: Iterable[int], depth: int = 2) -> Generator[Made, None, None]:
     """`make(number)` of each number in order, the next `depth` of them in the making meanwhile, in another thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
         coming: list[Future[Made]] = []

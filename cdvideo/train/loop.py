@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +126,8 @@ def train(
     }
     state = load_checkpoint(checkpoint_path(out), settings) if resume else None
     scheduler = DDPMScheduler.from_config(base.components.scheduler_config)
-    if gradient_checkpointing:
-        _checkpoint_gradients(base)
 
-    with chosen.tune(base, subjects) as tuning:
+    with _checkpointed_gradients(base, gradient_checkpointing), chosen.tune(base, subjects) as tuning:
         batches = _batches(base, photos, subjects, class_pictures if prior_weight else None, cached_views, seed, scheduler)
         preservation = Preservation(tuning, spl_mode) if spl_weight else None
         stepper = make_optimizer(optimizer, tuning.parameters, step_rate)
@@ -282,10 +281,19 @@ def _batches(
     return Batches(base, CachedViews(base, own, cached_views, seed), cached_prior, seed=seed, num_train_timesteps=timesteps)
 
 
-def _checkpoint_gradients(base: Base) -> None:
+@contextmanager
+def _checkpointed_gradients(base: Base, wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
     # diffusers checkpoints only in training mode, which for these models differs from evaluation in nothing else: they have no dropout.
     base.unet.enable_gradient_checkpointing()
     base.unet.train()
+    try:
+        yield
+    finally:
+        base.unet.eval()
+        base.unet.disable_gradient_checkpointing()
 
 
 def _mean(parts: Sequence[Losses]) -> Losses:

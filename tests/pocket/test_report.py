@@ -169,7 +169,9 @@ def test_every_arm_of_the_phenomenon_sees_the_same_prompts_and_noise(tmp_path):
 
 def test_a_concept_on_the_way_is_that_of_a_shorter_training(pocket, tmp_path):
     def trained(folder, *steps):
-        training = Training(subject="bear", method="Custom Diffusion", steps=steps, learning_rate=1e-3, seed=0, folder=tmp_path / folder)
+        training = Training(
+            subject="bear", method="Custom Diffusion", spl_weight=0.0, steps=steps, learning_rate=1e-3, seed=0, folder=tmp_path / folder
+        )
         return concepts_along(pocket, training), Concept.load(concept_path(training.folder, "bear", "Custom Diffusion", 2))
 
     drift, on_the_way = trained("long", 2, 3)

@@ -119,7 +119,9 @@ def _phenomenon(bench: Bench, plan: phenomenon.Plan | None) -> Phenomenon | None
         if not kept.exists():
             return None
         values = json.loads(kept.read_text(encoding="utf-8"))
-        plan = phenomenon.Plan(**{**values, "subjects": tuple(values["subjects"]), "steps": tuple(values["steps"])})
+        plan = phenomenon.Plan(
+            **{**values, "subjects": tuple(values["subjects"]), "steps": tuple(values["steps"]), "arms": tuple(map(tuple, values["arms"]))}
+        )
     folder = phenomenon.plan_folder(bench.work, plan, bench.folder.name)
     cells, drifts = phenomenon.run(plan, folder, processes=bench.processes, device=bench.device)
     replace_files(kept, [(kept, json.dumps(vars(plan)).encode())])

@@ -24,13 +24,17 @@ from cdvideo.pocket.report.rendering import Order, load_base, renderer
 from cdvideo.pocket.report.shelf import Record, Shelf, work_through
 
 TOKEN = "V*"
-METHODS = {"Custom Diffusion": "custom-diffusion", "ClassDiffusion": "classdiffusion"}
+METHODS = {"Custom Diffusion": 0.0, "ClassDiffusion": 1.0}
+"""The two that the paper compares, each with its weight of the semantic preservation loss."""
 BASE = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is tried. Everything in it that changes a result is part of the name of where the result is kept."""
+    """What is tried. Everything in it that changes a result is part of the name of where the result is kept.
+
+    `arms` are names and the weights of the semantic preservation loss that they stand for.
+    """
 
     subjects: tuple[str, ...]
     steps: tuple[int, ...] = (60, 240, 480)
@@ -38,6 +42,7 @@ class Plan:
     guidance: float = 7.5
     learning_rate: float | None = None
     seed: int = 0
+    arms: tuple[tuple[str, float], ...] = tuple(METHODS.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,7 @@ class Training:
 
     subject: str
     method: str
+    spl_weight: float
     steps: tuple[int, ...]
     learning_rate: float | None
     seed: int
@@ -100,7 +106,7 @@ def concepts_along(base: Base, training: Training) -> dict[int, float]:
         steps=steps[-1],
         batch_size=base.preset.batch_size,
         learning_rate=training.learning_rate or base.preset.learning_rate,
-        method=METHODS[training.method],
+        spl_weight=training.spl_weight,
         seed=training.seed,
         checkpoint_every=math.gcd(*steps),
         resume=train.checkpoint_path(out).exists(),
@@ -124,7 +130,7 @@ def class_distance(base: Base, concept: Concept) -> float:
 def cells(plan: Plan, folder: Path) -> dict[str, Cell]:
     """Every picture of the plan by key. The same prompt and noise for both methods, at every number of steps, and for the base."""
     found = {}
-    arms = [(BASE, 0), *((method, steps) for steps in plan.steps for method in METHODS)]
+    arms = [(BASE, 0), *((method, steps) for steps in plan.steps for method, _ in plan.arms)]
     for subject in plan.subjects:
         prompts = personal_prompts(subject, TOKEN, plan.num_prompts)
         for method, steps in arms:
@@ -151,13 +157,14 @@ def run(plan: Plan, folder: Path, *, processes: int, device: str) -> tuple[dict[
         f"{subject} {method} {','.join(map(str, plan.steps))}": Training(
             subject=subject,
             method=method,
+            spl_weight=spl_weight,
             steps=plan.steps,
             learning_rate=plan.learning_rate,
             seed=plan.seed,
             folder=folder / f"concepts-{most}",
         )
         for subject in plan.subjects
-        for method in METHODS
+        for method, spl_weight in plan.arms
     }
     start: Callable[[], Trainer] = partial(Trainer, device)
     drifts = work_through(trainings, Shelf(folder / "trainings.jsonl"), start, processes=processes, title="trainings")

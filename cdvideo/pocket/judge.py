@@ -150,9 +150,10 @@ class Judge:
     @torch.no_grad()
     def _read(self, frames: NDArray[np.uint8]) -> tuple[dict[str, Tensor], Tensor]:
         _check(frames)
-        parts = [self.network(to_input(frames[start : start + AT_ONCE])) for start in range(0, len(frames), AT_ONCE)]
-        logits = {name: torch.cat([part[0][name] for part in parts]) for name in self.options}
-        return logits, torch.cat([part[1] for part in parts])
+        device = next(self.network.parameters()).device
+        parts = [self.network(to_input(frames[start : start + AT_ONCE]).to(device)) for start in range(0, len(frames), AT_ONCE)]
+        logits = {name: torch.cat([part[0][name] for part in parts]).cpu() for name in self.options}
+        return logits, torch.cat([part[1] for part in parts]).cpu()
 
 
 def _check(frames: NDArray[np.uint8]) -> None:

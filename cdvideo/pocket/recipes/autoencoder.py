@@ -19,10 +19,10 @@ from diffusers.models.upsampling import Upsample2D
 from PIL import Image
 from torch import Tensor, nn
 
-from cdvideo.pocket.recipes.optimisers import Optimisers
+from cdvideo.pocket.recipes.alone import train_alone
 from cdvideo.pocket.recipes.pictures import grid
 from cdvideo.pocket.recipes.processes import training_device
-from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
+from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world.painter import Painter
 from cdvideo.pocket.world.scene import Scene, sample_scene
 
@@ -152,34 +152,22 @@ def _train(model: AutoencoderKL, painter: Painter, folder: Path, seconds: float)
     device = training_device()
     model.to(device)
     batch_size = 8 if device.type == "cpu" else 48
-    optimisers, average = Optimisers(model, weight_decay=0.0), Average(model, DECAY)
-    run = Run.open(folder, model=model, average=average, optimisers=optimisers)
-    total_error, count = 0.0, 0
-    while run.elapsed < seconds:
-        pictures = world_batch(painter, np.random.default_rng((7, run.step)), batch_size)[0].to(device)
-        generator = torch.Generator(device).manual_seed(run.step)
+
+    def loss_at(step: int) -> Tensor:
+        pictures = world_batch(painter, np.random.default_rng((7, step)), batch_size)[0].to(device)
+        generator = torch.Generator(device).manual_seed(step)
         with torch.autocast(device.type, torch.bfloat16):
             posterior = model.encode(pictures).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
             decoded = model.decode(posterior.mean + posterior.std * noise).sample.float()
         difference = decoded - pictures
         divergence = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        loss = difference.abs().mean() + difference.pow(2).mean() + 1e-6 * divergence
-        model.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimisers.step(1e-3 * constant_then_decay(run.elapsed / seconds))
-        average.update()
-        run.step += 1
-        total_error, count = total_error + float(loss.detach()), count + 1
-        if run.step % 100 == 0:
-            with average.applied():
-                run.log(loss=total_error / count, psnr_db=held_out_psnr(model, painter, 32))
-            total_error, count = 0.0, 0
-            run.save(model=model, average=average, optimisers=optimisers)
-    run.save(model=model, average=average, optimisers=optimisers)
-    with average.applied():
-        run.log(psnr_db=held_out_psnr(model, painter))
+        return difference.abs().mean() + difference.pow(2).mean() + 1e-6 * divergence
+
+    def evaluate(finally_: bool) -> dict[str, float]:
+        return {"psnr_db": held_out_psnr(model, painter, 96 if finally_ else 32)}
+
+    train_alone(model, folder, seconds, loss_at, evaluate, average_decay=DECAY, weight_decay=0.0)
 
 
 @torch.no_grad()
@@ -188,7 +176,7 @@ def finished(painter: Painter, folder: Path) -> AutoencoderKL:
     factor."""
     model = build()
     average = Average(model, DECAY)
-    Run.open(folder, model=model, average=average)
+    Run.open(folder, average=average)
     average.put()
     pictures, _ = world_batch(painter, np.random.default_rng(5), 512)
     latents = torch.cat([model.encode(part).latent_dist.mode() for part in pictures.split(32)])

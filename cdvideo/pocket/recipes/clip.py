@@ -17,11 +17,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from cdvideo.pocket.recipes.alone import train_alone
 from cdvideo.pocket.recipes.autoencoder import to_tensor
-from cdvideo.pocket.recipes.optimisers import Optimisers
 from cdvideo.pocket.recipes.pictures import grid
 from cdvideo.pocket.recipes.processes import training_device
-from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
+from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world.painter import Painter
 from cdvideo.pocket.world.places import PLACES
 from cdvideo.pocket.world.scene import LABELS, Scene, labels_of, sample_scene
@@ -159,31 +159,24 @@ def _train(lesson: Lesson, painter: Painter, folder: Path, seconds: float) -> No
     device = training_device()
     batch_size = 64 if device.type == "cpu" else 256
     everything = lesson.modules.to(device)
-    optimisers, average = Optimisers(everything), Average(everything, DECAY)
-    run = Run.open(folder, everything=everything, average=average, optimisers=optimisers)
-    while run.elapsed < seconds:
-        rng = np.random.default_rng((11, run.step))
+    target = torch.arange(batch_size, device=device)
+
+    def loss_at(step: int) -> Tensor:
+        rng = np.random.default_rng((11, step))
         scenes = [sample_scene(rng) for _ in range(batch_size)]
         captions = [caption(scene, rng) for scene in scenes]
         pixels = to_pixels([painter.frame(scene, float(rng.random()), IMAGE_SIDE) for scene in scenes])
         with torch.autocast(device.type, torch.bfloat16):
             text, image, text_feature, image_feature = towers(lesson.model, lesson.tokenizer, captions, pixels)
         logits = lesson.model.logit_scale.exp().clamp(max=100) * text @ image.T
-        target = torch.arange(batch_size, device=device)
         matching = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         reading = lesson.said.loss(text_feature, labels_said(scenes, captions)) + lesson.seen.loss(image_feature, labels_of(scenes))
-        loss = matching + reading
-        everything.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(everything.parameters(), 1.0)
-        optimisers.step(1e-3 * constant_then_decay(run.elapsed / seconds))
-        average.update()
-        run.step += 1
-        if run.step % 100 == 0:
-            with average.applied():
-                run.log(loss=float(loss.detach()), matching=float(matching.detach()), **evaluate(painter, lesson))
-            run.save(everything=everything, average=average, optimisers=optimisers)
-    run.save(everything=everything, average=average, optimisers=optimisers)
+        return matching + reading
+
+    def evaluate(finally_: bool) -> dict[str, float]:
+        return held_out_accuracy(painter, lesson, 500 if finally_ else 128)
+
+    train_alone(everything, folder, seconds, loss_at, evaluate, average_decay=DECAY)
 
 
 def towers(model: CLIPModel, tokenizer: CLIPTokenizer, captions: list[str], pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -197,7 +190,7 @@ def towers(model: CLIPModel, tokenizer: CLIPTokenizer, captions: list[str], pixe
 
 
 @torch.no_grad()
-def evaluate(painter: Painter, lesson: Lesson, count: int = 128) -> dict[str, float]:
+def held_out_accuracy(painter: Painter, lesson: Lesson, count: int) -> dict[str, float]:
     """How often a held-out caption finds its picture among `count`, and how often the heads are right."""
     rng = np.random.default_rng(10**9 + 1)
     scenes = [sample_scene(rng) for _ in range(count)]

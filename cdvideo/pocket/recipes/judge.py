@@ -15,12 +15,13 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from cdvideo.pocket.judge import CONFIG, FILE, SIDE, Judge, Labels, Network, to_input
-from cdvideo.pocket.recipes.optimisers import Optimisers
+from cdvideo.pocket.recipes.alone import train_alone
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
+from cdvideo.pocket.recipes.processes import training_device
+from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world import places
 from cdvideo.pocket.world.canvas import Canvas
 from cdvideo.pocket.world.moves import Pose
@@ -118,34 +119,30 @@ def loss_of(logits: dict[str, Tensor], said: Tensor, labels: dict[str, Tensor], 
     subjects = F.binary_cross_entropy_with_logits(logits["subject"], labels["subject"], reduction="none").sum(-1).mean()
     others = [F.cross_entropy(values, labels[name]) for name, values in logits.items() if name != "subject"]
     known = ~poses.isnan().any(-1)
-    scales = torch.tensor(POSE_SCALES)
+    scales = torch.tensor(POSE_SCALES, device=poses.device)
     pose = F.smooth_l1_loss(said[known] / scales, poses[known] / scales, reduction="sum") / poses.numel()
     return subjects + torch.stack(others).sum() + pose
 
 
 def train(painter: Painter, folder: Path, seconds: float, batch_size: int = 16) -> None:
     """Trains for `seconds` in all."""
-    network = build()
-    optimisers, average = Optimisers(network), Average(network, DECAY)
-    run = Run.open(folder, network=network, average=average, optimisers=optimisers)
-    while run.elapsed < seconds:
-        pictures, labels, poses = training_batch(painter, np.random.default_rng((13, run.step)), batch_size)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits, said = network(pictures)
-        loss = loss_of(logits, said, labels, poses)
-        network.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimisers.step(1e-3 * constant_then_decay(run.elapsed / seconds))
-        average.update()
-        run.step += 1
-        if run.step % 200 == 0:
-            with average.applied():
-                run.log(loss=float(loss.detach()), **picture_accuracy(Judge(network, READ), painter, 128, HELD_OUT_SEED))
-            run.save(network=network, average=average, optimisers=optimisers)
-    run.save(network=network, average=average, optimisers=optimisers)
-    with average.applied():
-        run.log(**held_out_accuracy(Judge(network, READ), painter, 400, HELD_OUT_SEED))
+    device = training_device()
+    network = build().to(device)
+
+    def loss_at(step: int) -> Tensor:
+        pictures, labels, poses = training_batch(painter, np.random.default_rng((13, step)), batch_size)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits, said = network(pictures.to(device))
+        labels = {name: values.to(device) for name, values in labels.items()}
+        return loss_of(logits, said, labels, poses.to(device))
+
+    def evaluate(finally_: bool) -> dict[str, float]:
+        judge = Judge(network, READ)
+        if finally_:
+            return held_out_accuracy(judge, painter, 400, HELD_OUT_SEED)
+        return picture_accuracy(judge, painter, 128, HELD_OUT_SEED)
+
+    train_alone(network, folder, seconds, loss_at, evaluate, average_decay=DECAY, log_every=200, largest_gradient=5.0)
 
 
 def finished(folder: Path) -> Judge:

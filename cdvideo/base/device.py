@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
@@ -14,11 +15,13 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def resolve_device(name: str = "auto") -> torch.device:
     """The device of a name: "auto" (CUDA, else Apple's MPS, else the CPU), "cpu", "cuda", "cuda:N" or "mps".
 
+    Of several processes on one machine, each takes its own GPU (LOCAL_RANK, as launchers set it) where none is named by number.
+
     Raises UserError for any other name and for a device that is not there.
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
+            return torch.device("cuda", _own_gpu())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
@@ -38,7 +41,12 @@ def _cuda(index: int | None) -> torch.device:
     count = torch.cuda.device_count()
     if index is not None and index >= count:
         raise UserError(f"there is no cuda:{index}", cause=f"this machine has {count}", remedy=f"choose cuda:0 to cuda:{count - 1}")
-    return torch.device("cuda", torch.cuda.current_device() if index is None else index)
+    return torch.device("cuda", _own_gpu() if index is None else index)
+
+
+def _own_gpu() -> int:
+    local_rank = os.environ.get("LOCAL_RANK")
+    return torch.cuda.current_device() if local_rank is None else int(local_rank) % torch.cuda.device_count()
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from cdvideo.config import SubjectConfig, TrainConfig
 from cdvideo.errors import UserError, UserNote
 from cdvideo.train.journal import Journal, Scorer, journal_folder
 from cdvideo.train.previews import class_pictures
+from cdvideo.train.processes import Processes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,25 +40,32 @@ def train_concept(
     if not resume and train.checkpoint_path(out).exists():
         message = f"starting anew; --resume would go on from {train.checkpoint_path(out)}"
         warnings.warn(message, UserNote, stacklevel=1)
+    processes = Processes.join(loaded.device)
     prior_weight = method.prior_weight if settings.prior_weight is None else settings.prior_weight
-    of_classes = _class_pictures(loaded, list(named.values()), journal_folder(out), settings.num_class_images) if prior_weight else None
-    journal = Journal(
-        journal_folder(out),
-        subjects,
-        settings=settings.model_dump(mode="json"),
-        prompts=settings.sample_prompts,
-        samples_every=settings.samples_every,
-        scorer=_scorer(loaded, photos, needed=settings.keep == "best") if settings.samples_every else None,
-        logs=settings.log,
-        resume=resume,
-    )
-    count = sum(map(len, photos.values()))
-    with tqdm(desc=f"learning {', '.join(named)} from {count} photos", unit="step", total=steps, dynamic_ncols=True) as bar:
+    of_classes = None
+    if prior_weight:
+        with processes.first_before_others():
+            of_classes = _class_pictures(loaded, list(named.values()), journal_folder(out), settings.num_class_images)
+    journal = None
+    if processes.is_first:
+        journal = Journal(
+            journal_folder(out),
+            subjects,
+            settings=settings.model_dump(mode="json"),
+            prompts=settings.sample_prompts,
+            samples_every=settings.samples_every,
+            scorer=_scorer(loaded, photos, needed=settings.keep == "best") if settings.samples_every else None,
+            logs=settings.log,
+            resume=resume,
+        )
+    what = f"learning {', '.join(named)} from {sum(map(len, photos.values()))} photos"
+    with tqdm(desc=what, unit="step", total=steps, dynamic_ncols=True, disable=journal is None) as bar, closing(processes):
 
         def on_step(progress: train.Progress) -> None:
             bar.update(progress.step - bar.n)
             bar.set_postfix(loss=f"{progress.noise_loss:.3f}", SPL=f"{progress.spl:.4f}", refresh=False)
-            journal.step(progress)
+            if journal:
+                journal.step(progress)
 
         try:
             return train.train(
@@ -81,10 +90,11 @@ def train_concept(
                 keep_best=settings.keep == "best",
                 resume=resume,
                 on_step=on_step,
-                on_milestone=journal.milestone,
+                on_milestone=journal.milestone if journal else None,
             )
         finally:
-            journal.close()
+            if journal:
+                journal.close()
 
 
 def _class_pictures(loaded: base.Base, subjects: list[SubjectConfig], folder: Path, count: int) -> dict[str, list[Image]]:

@@ -52,9 +52,13 @@ class Journal:
             for old in (self.log_path, self.sheet_path, *folder.glob("samples-*.png")):
                 old.unlink(missing_ok=True)
         self._recent: list[Progress] = []
+        self._began = False
         self._sinks = [_open(log, folder, settings) for log in logs]
 
     def step(self, progress: Progress) -> None:
+        if not self._began:
+            self._forget_from(progress.step)
+            self._began = True
         self._recent.append(progress)
         if progress.step % LOG_EVERY == 0 or progress.step == progress.steps:
             names = ("noise_loss", "prior_loss", "spl")
@@ -86,6 +90,12 @@ class Journal:
     def close(self) -> None:
         for sink in self._sinks:
             sink.close()
+
+    def _forget_from(self, step: int) -> None:
+        """Removes what a stopped training had logged after the checkpoint that is gone on from."""
+        if self.log_path.exists():
+            kept = [line for line in self.log_path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] < step]
+            replace_files(self.log_path, [(self.log_path, "".join(f"{line}\n" for line in kept).encode())])
 
     def _draw_sheet(self, columns: int) -> None:
         rows, labels = [], []

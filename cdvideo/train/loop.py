@@ -99,7 +99,7 @@ def train(
 
     The state is kept in a checkpoint beside `out` every `checkpoint_every` steps; with `resume` the training goes on from there and ends
     as if never interrupted. `on_milestone` is called there and at the end, and may return a score: with `keep_best` the concept with the
-    highest is the result.
+    highest is the result. Of several processes, the first calls both callbacks and writes the files.
     """
     started = time.monotonic()
     chosen = find_method(method)
@@ -205,7 +205,7 @@ def train(
                 is_due = (step + 1) % checkpoint_every == 0 and step + 1 < steps
                 if len(unread) == report_every or is_due or step + 1 == steps:
                     for progress in _read(unread, steps):
-                        if on_step:
+                        if on_step and processes.is_first:
                             on_step(progress)
                     unread.clear()
                 if is_due:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,20 @@ class Processes:
         flat /= self.size
         for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """The first process does what is within; then the others do it too, and find what it has left."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+    def close(self) -> None:
+        """Leaves the group, if there is one."""
+        if self.size > 1:
+            dist.destroy_process_group()
 
     def wait(self) -> None:
         if self.size > 1:

@@ -8,6 +8,7 @@ base's (`unet.<parameter>.up`, `.down`; format version 2), and what SVDiff tunes
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -135,6 +136,8 @@ class Concept:
     header: ConceptHeader
     key_values: Mapping[str, Tensor | LowRankChange | SpectralShift]
     embeddings: dict[str, Tensor]
+    source: Path | None = field(default=None, compare=False)
+    """The file that it was loaded from."""
 
     def __post_init__(self) -> None:
         if set(self.embeddings) != set(self.header.tokens):
@@ -176,6 +179,11 @@ class Concept:
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         return bytes(save(tensors, metadata={"cdvideo_concept": header.to_json()}))
 
+    @property
+    def digest(self) -> str:
+        """Of the file's content, in hexadecimal: the same for concepts that render the same pictures and say the same of themselves."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
+
     def save(self, path: Path) -> None:
         """Writes the file whole or not at all."""
         replace_files(path, [(path, self.to_bytes())])
@@ -201,7 +209,7 @@ class Concept:
                 f"{path} has embeddings for {sorted(embeddings)} but names the tokens {sorted(header.tokens)}",
                 remedy="train the concept again",
             )
-        return cls(header=header, key_values=_with_changes(path, key_values), embeddings=embeddings)
+        return cls(header=header, key_values=_with_changes(path, key_values), embeddings=embeddings, source=path)
 
 
 def _with_changes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor | LowRankChange | SpectralShift]:

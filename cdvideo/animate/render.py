@@ -107,6 +107,7 @@ class Studio:
         frames = self.base.decode(rearrange(latents, "1 c f h w -> f c h w")).numpy()
         motion = {
             "motion": self.motion.source if self.motion else None,
+            "motion_fingerprint": self.motion.fingerprint if self.motion else None,
             "motion_norm": self.motion_norm,
             "cameras": describe_cameras(cameras),
         }
@@ -178,7 +179,15 @@ class Studio:
         }
 
     def _origin(self) -> dict[str, Any]:
-        concepts = [{"tokens": list(concept.header.tokens), "class_words": list(concept.header.class_words)} for concept in self.concepts]
+        concepts = [
+            {
+                "file": str(concept.source) if concept.source else None,
+                "digest": concept.digest,
+                "tokens": list(concept.header.tokens),
+                "class_words": list(concept.header.class_words),
+            }
+            for concept in self.concepts
+        ]
         return {
             "base": self.base.id,
             "base_fingerprint": self.base.fingerprint,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cdvideo.cli.options import choose_concept, offline_option, sampling_options
+from cdvideo.cli.options import check_replay, choose_concept, offline_option, sampling_options
 
 
 @click.command("animate")
@@ -42,11 +42,17 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
       cdvideo animate --prompt "a V* bear wearing sunglasses on the beach" --seed 3 --out bear.mp4 --out bear.gif
       cdvideo animate --prompt "a panda jumping in the snow" --base pocket --out panda.gif
       cdvideo animate --prompt "a bear on the beach" --camera zoom-in --camera pan-left:0.6
+      cdvideo animate --replay bear.mp4 --out again.mp4
     """
+    replay = given.pop("replay")
+    check_replay(given["prompt"], replay)
     from cdvideo.cli.progress import steps_bar
-    from cdvideo.cli.rendering import default_out, open_studio, save, split_settings
+    from cdvideo.cli.rendering import default_out, open_studio, render_again, save, split_settings
     from cdvideo.video import check_destination
 
+    if replay:
+        render_again(replay, outs, ("mp4", "gif"), device=given["device"], offline=given["offline"])
+        return
     destinations = outs or tuple(default_out(given["prompt"], suffix) for suffix in ("mp4", "gif"))
     for path in destinations:
         check_destination(path, num_frames=max(given["frames"], 1), fps=given["fps"])

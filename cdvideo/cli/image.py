@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cdvideo.cli.options import choose_concept, offline_option, sampling_options
+from cdvideo.cli.options import check_replay, choose_concept, offline_option, sampling_options
 
 
 @click.command("image")
@@ -20,10 +20,15 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
       cdvideo image --prompt "a V* bear wearing headphones"
       cdvideo image --prompt "a photo of a fox at night" --base pocket --seed 7 --out fox.png
     """
+    replay = given.pop("replay")
+    check_replay(given["prompt"], replay)
     from cdvideo.cli.progress import steps_bar
-    from cdvideo.cli.rendering import default_out, open_studio, save, split_settings
+    from cdvideo.cli.rendering import default_out, open_studio, render_again, save, split_settings
     from cdvideo.video import check_destination
 
+    if replay:
+        render_again(replay, outs, ("png",), device=given["device"], offline=given["offline"])
+        return
     destinations = outs or (default_out(given["prompt"], "png"),)
     for path in destinations:
         check_destination(path)

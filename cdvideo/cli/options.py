@@ -20,7 +20,13 @@ def sampling_options(function: Command) -> Command:
     """What clips and stills have in common."""
     for option in reversed(
         (
-            click.option("--prompt", required=True, help='What is to be seen, such as "a V* bear reading a book".'),
+            click.option("--prompt", help='What is to be seen, such as "a V* bear reading a book".'),
+            click.option(
+                "--replay",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Render again what made FILE, from the settings inside it.",
+            ),
             click.option(
                 "--concept",
                 type=click.Path(path_type=Path),
@@ -36,6 +42,27 @@ def sampling_options(function: Command) -> Command:
     ):
         function = option(function)
     return device_options(function)
+
+
+def check_replay(prompt: str | None, replay: Path | None) -> None:
+    """Raises UserError unless exactly one of prompt and replay is given, and with replay nothing that it settles itself."""
+    from cdvideo.errors import UserError
+
+    if replay is None:
+        if prompt is None:
+            raise UserError("what is to be seen?", remedy='describe it: --prompt "a V* bear reading a book"')
+        return
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
+    given = [name for name in context.params if context.get_parameter_source(name) not in (default, None)]
+    others = sorted(set(given) - {"replay", "outs", "device", "offline"})
+    if others:
+        names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+        raise UserError(
+            f"--replay renders {replay} again as it was",
+            cause=f"{', '.join(names[name] for name in others)} would change it",
+            remedy="leave that out",
+        )
 
 
 def offline_option(function: Command) -> Command:

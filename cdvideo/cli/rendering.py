@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from cdvideo import base, motion
-from cdvideo.animate import Studio, parse_size
+from cdvideo.animate import Studio, parse_size, replay
+from cdvideo.cli.progress import steps_bar
 from cdvideo.concept import Concept, read_header
+from cdvideo.errors import UserError
 from cdvideo.storyboard import slug
-from cdvideo.video import Clip, write
+from cdvideo.video import Clip, check_destination, read_record, write
 
 
 def split_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -55,6 +57,19 @@ def default_out(prompt: str, suffix: str) -> Path:
         number += 1
         candidate = Path(f"{stem}-{number}.{suffix}")
     return candidate
+
+
+def render_again(source: Path, outs: Sequence[Path], suffixes: Sequence[str], *, device: str, offline: bool) -> None:
+    """Renders what made `source` once more, from the record inside it, and saves it."""
+    record = read_record(source)
+    if record is None:
+        raise UserError(f"{source} does not say how it was made", remedy="give --prompt and the settings")
+    destinations = tuple(outs) or tuple(default_out(f"{source.stem}-again", suffix) for suffix in suffixes)
+    for path in destinations:
+        check_destination(path)
+    with steps_bar("rendering again") as on_step:
+        clip = replay(record, source, device=device, offline=offline, on_step=on_step)
+    save(clip, destinations)
 
 
 def save(clip: Clip, destinations: Sequence[Path]) -> None:

@@ -1,0 +1,86 @@
+"""Rendering a clip again from the record in its file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cdvideo import base, motion
+from cdvideo.animate.render import OnStep, Studio, describe_cameras
+from cdvideo.concept import Concept
+from cdvideo.errors import UserError, UserNote
+from cdvideo.video import Clip
+
+
+def replay(record: Mapping[str, Any], source: Path, *, device: str = "auto", offline: bool = False, on_step: OnStep | None = None) -> Clip:
+    """The clip, or still, of the record in `source`, rendered again: the same frames on the same kind of device and versions.
+
+    Raises UserError that names what is missing or differs: base, motion module, camera move or concept.
+    """
+    if record.get("kind") not in ("clip", "still"):
+        raise UserError(
+            f"{source} cannot be rendered again",
+            cause=f"its record is of a {record.get('kind') or 'file without a kind'}, not of a clip or a still",
+            remedy="a film is rendered by: cdvideo storyboard render",
+        )
+    try:
+        return _replay(record, source, device, offline, on_step)
+    except KeyError as missing:
+        cause = f"its record lacks {missing}; it was made by cdvideo {record.get('versions', {}).get('cdvideo', 'of an unknown version')}"
+        raise UserError(f"{source} cannot be rendered again", cause=cause, remedy="give the prompt and settings by hand") from missing
+
+
+def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool, on_step: OnStep | None) -> Clip:
+    loaded = base.load(record["base"], device=device, dtype=_dtype_name(record["dtype"]), offline=offline)
+    _same(source, f"the base {record['base']}", record["base_fingerprint"], loaded.fingerprint)
+    changed = [
+        f"{name} {was} then, {base.versions().get(name)} now"
+        for name, was in record["versions"].items()
+        if base.versions().get(name) != was
+    ]
+    if changed:
+        warnings.warn(f"other versions may render other pixels: {', '.join(changed)}", UserNote, stacklevel=3)
+    concepts = [_concept(entry, source) for entry in record["concepts"]]
+    settings = {name: record[name] for name in ("prompt", "negative", "seed", "schedule")}
+    settings |= {"size": tuple(record["size"]), "num_inference_steps": record["steps"], "guidance_scale": record["guidance"]}
+    if record["kind"] == "still":
+        with Studio(loaded, concepts) as studio:
+            return studio.still(**settings, on_step=on_step)
+    module = motion.load_motion(record["motion"], base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device, offline=offline)
+    _same(source, f"the motion module {record['motion']}", record["motion_fingerprint"], module.fingerprint)
+    with Studio(loaded, concepts, module, motion_norm=record["motion_norm"]) as studio:
+        cameras = studio.camera_moves([f"{move['name']}:{move['strength']}" for move in record["cameras"]], offline=offline)
+        for move, now in zip(record["cameras"], describe_cameras(cameras), strict=True):
+            _same(source, f"the camera move {move['name']}", move["fingerprint"], now["fingerprint"])
+        return studio.clip(**settings, num_frames=record["frames"], fps=record["fps"], cameras=cameras, on_step=on_step)
+
+
+def _dtype_name(dtype: str) -> str:
+    return {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[dtype]
+
+
+def _same(source: Path, what: str, then: str, now: str) -> None:
+    if then != now:
+        raise UserError(
+            f"{source} was made with other weights",
+            cause=f"{what} had the fingerprint {then} then and has {now} now",
+            remedy="find the weights of then, or render anew from the prompt",
+        )
+
+
+def _concept(entry: Mapping[str, Any], source: Path) -> Concept:
+    """The concept of a record's entry: where it was, beside the clip, or under `concepts/`, known by its digest."""
+    name = Path(entry["file"] or "concept.safetensors")
+    candidates = dict.fromkeys([name, source.parent / name.name, *sorted(Path("concepts").glob("*.safetensors"))])
+    found = [Concept.load(path) for path in candidates if path.exists()]
+    match = next((concept for concept in found if concept.digest == entry["digest"]), None)
+    if match is not None:
+        return match
+    others = ", ".join(str(concept.source) for concept in found)
+    raise UserError(
+        f"the concept of {', '.join(entry['tokens'])} that made {source} is not here",
+        cause=f"{others} differ{'s' if len(found) == 1 else ''} from it" if found else f"there is no {name}",
+        remedy=f"put the file that it was made with at {name}",
+    )

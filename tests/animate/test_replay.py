@@ -1,0 +1,64 @@
+"""A clip rendered again from its own file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cdvideo.cli import main
+from cdvideo.resources import resource
+from cdvideo.video import read
+
+
+def call(*arguments: str):
+    result = CliRunner().invoke(main, list(arguments), catch_exceptions=True)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def trained(seed: str) -> None:
+    images = str(resource("samples", "bear"))
+    call("train", images, "--class", "bear", "--steps", "1", "--batch-size", "1", "--seed", seed, "--out", "concepts/bear.safetensors")
+
+
+def test_a_clip_is_rendered_again_with_its_concept():
+    trained("0")
+    prompt = ("--prompt", "a V* bear jumping", "--frames", "3", "--steps", "2", "--seed", "7", "--size", "72x64")
+    assert call("animate", *prompt, "--out", "a", "--out", "a.mp4").exit_code == 0
+    again = call("animate", "--replay", "a.mp4", "--out", "b")
+    assert again.exit_code == 0, again.output
+    first, second = read("a"), read("b")
+    assert np.array_equal(first.frames, second.frames) and first.record == second.record
+
+    Path("concepts/bear.safetensors").rename("concepts/renamed.safetensors")
+    assert call("animate", "--replay", "a.mp4", "--out", "c").exit_code == 0, "found by its content under another name"
+    trained("1")
+    Path("concepts/renamed.safetensors").unlink()
+    refused = call("animate", "--replay", "a.mp4", "--out", "d")
+    assert refused.exit_code == 2 and "concepts/bear.safetensors" in refused.output and not Path("d").exists()
+
+
+def test_a_still_is_rendered_again():
+    assert call("image", "--prompt", "a fox", "--steps", "2", "--out", "a.png").exit_code == 0
+    assert call("image", "--replay", "a.png").exit_code == 0
+    assert np.array_equal(read("a.png").frames, read("a-again.png").frames)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "--prompt"),
+        (("--replay", "none.mp4"), "none.mp4"),
+        (("--replay", "a.mp4", "--seed", "3"), "--seed would change it"),
+        (("--replay", "a.mp4", "--prompt", "a bear"), "--prompt would change it"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(arguments, said):
+    result = call("animate", *arguments)
+    assert result.exit_code == 2 and said in result.output and "Traceback" not in result.output

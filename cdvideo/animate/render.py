@@ -14,7 +14,7 @@ from cdvideo.base import Base, Injection, versions
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError
 from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
-from cdvideo.sampling import denoise, make_scheduler, seeded_noise
+from cdvideo.sampling import denoise, make_scheduler, noise_generator
 from cdvideo.video import Clip
 
 DEFAULT_NEGATIVE = "bad quality, worse quality"
@@ -83,6 +83,7 @@ class Studio:
         negative: str = DEFAULT_NEGATIVE,
         seed: int = 0,
         schedule: str = "animatediff",
+        sampler: str = "ddim",
         cameras: Sequence[WeightedLora] = (),
         on_step: OnStep | None = None,
     ) -> Clip:
@@ -99,11 +100,11 @@ class Studio:
             )
         if fps <= 0 or fps > 120:
             raise UserError(f"cannot play {fps:g} frames a second", remedy="choose --fps from 1 to 120; 8 is usual")
-        settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule)
+        settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule, sampler)
         width, height = settings["size"]
         shape = (1, self.base.unet.config.in_channels, num_frames, height // self.base.latent_factor, width // self.base.latent_factor)
         with LoraInjection(self._motion_unet, cameras):
-            latents = self._denoise(self._motion_unet, seeded_noise(seed, shape), settings, on_step)
+            latents = self._denoise(self._motion_unet, shape, settings, on_step)
         frames = self.base.decode(rearrange(latents, "1 c f h w -> f c h w")).numpy()
         motion = {
             "motion": self.motion.source if self.motion else None,
@@ -124,20 +125,21 @@ class Studio:
         negative: str = DEFAULT_NEGATIVE,
         seed: int = 0,
         schedule: str = "stable-diffusion",
+        sampler: str = "ddim",
         on_step: OnStep | None = None,
     ) -> Clip:
         """A clip of one frame, from the base's own UNet without motion."""
-        settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule)
+        settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule, sampler)
         width, height = settings["size"]
         shape = (1, self.base.unet.config.in_channels, height // self.base.latent_factor, width // self.base.latent_factor)
-        latents = self._denoise(self.base.unet, seeded_noise(seed, shape), settings, on_step)
+        latents = self._denoise(self.base.unet, shape, settings, on_step)
         return Clip(frames=self.base.decode(latents).numpy(), fps=1, record={"kind": "still", **settings, **self._origin()})
 
     @property
     def motion_frame_limit(self) -> int:
         return min(MAX_FRAMES, self.motion.max_frames) if self.motion else MAX_FRAMES
 
-    def _denoise(self, unet: Any, noise: Tensor, settings: dict[str, Any], on_step: OnStep | None) -> Tensor:
+    def _denoise(self, unet: Any, shape: tuple[int, ...], settings: dict[str, Any], on_step: OnStep | None) -> Tensor:
         base = self.base
         with torch.no_grad():
             negative, text = base.text_states([settings["negative"], settings["prompt"]]).to(base.dtype)[:, None]
@@ -147,10 +149,20 @@ class Studio:
                 states = states.repeat_interleave(latents.shape[2], dim=0)
             return unet(latents, timestep, encoder_hidden_states=states).sample
 
-        scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device)
-        latents = noise.to(base.device, base.dtype)
+        scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
+        generator = noise_generator(settings["seed"])
+        latents = torch.randn(shape, generator=generator).to(base.device, base.dtype)
         guidance = settings["guidance"]
-        return denoise(predict_noise, scheduler, latents, text=text, negative=negative, guidance_scale=guidance, on_step=on_step)
+        return denoise(
+            predict_noise,
+            scheduler,
+            latents,
+            text=text,
+            negative=negative,
+            guidance_scale=guidance,
+            generator=generator,
+            on_step=on_step,
+        )
 
     def _settings(
         self,
@@ -161,6 +173,7 @@ class Studio:
         negative: str,
         seed: int,
         schedule: str,
+        sampler: str,
     ) -> dict[str, Any]:
         preset = self.base.preset
         width, height = size or (preset.native_size, preset.native_size)
@@ -176,6 +189,7 @@ class Studio:
             "steps": preset.num_inference_steps if num_inference_steps is None else num_inference_steps,
             "guidance": preset.guidance_scale if guidance_scale is None else guidance_scale,
             "schedule": schedule,
+            "sampler": sampler,
         }
 
     def _origin(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
     if changed:
         warnings.warn(f"other versions may render other pixels: {', '.join(changed)}", UserNote, stacklevel=3)
     concepts = [_concept(entry, source) for entry in record["concepts"]]
-    settings = {name: record[name] for name in ("prompt", "negative", "seed", "schedule")}
+    settings = {name: record[name] for name in ("prompt", "negative", "seed", "schedule", "sampler")}
     settings |= {"size": tuple(record["size"]), "num_inference_steps": record["steps"], "guidance_scale": record["guidance"]}
     if record["kind"] == "still":
         with Studio(loaded, concepts) as studio:

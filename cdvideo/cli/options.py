@@ -36,6 +36,13 @@ def sampling_options(function: Command) -> Command:
             click.option("--size", help="WIDTHxHEIGHT in pixels; by default the base's own."),
             click.option("--steps", type=int, help="Denoising steps; by default the base's own (25)."),
             click.option("--guidance", type=float, help="Guidance scale; by default the base's own (7.5; pocket 4)."),
+            click.option(
+                "--sampler",
+                type=click.Choice(["ddim", "euler", "euler-a", "dpm++2m", "dpm++2m-karras", "lcm"]),
+                default="ddim",
+                show_default=True,
+                help="How steps are taken; lcm with models made for few steps.",
+            ),
             click.option("--negative", default="bad quality, worse quality", show_default=True, help="What is not to be seen."),
             click.option("--seed", type=int, default=0, show_default=True, help="The same seed renders the same picture."),
         )

@@ -29,12 +29,13 @@ def denoise(
     text: Tensor,
     negative: Tensor,
     guidance_scale: float,
+    generator: torch.Generator | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Denoised latents of the shape of `latents`, (B, C, H, W) or (B, C, F, H, W), which are standard normal noise.
 
-    `text` and `negative` are (B, L, D). With a guidance scale of at most 1 the negative half is not computed. `on_step(done, total)` is
-    called after each step.
+    `text` and `negative` are (B, L, D). With a guidance scale of at most 1 the negative half is not computed. `generator` draws what the
+    sampler adds, if it does. `on_step(done, total)` is called after each step.
     """
     guided = guidance_scale > 1
     latents = latents * scheduler.init_noise_sigma
@@ -46,7 +47,7 @@ def denoise(
         if guided:
             noise_uncond, noise_text = noise_pred.chunk(2)
             noise_pred = guided_noise(noise_uncond, noise_text, guidance_scale)
-        latents = scheduler.step(noise_pred, timestep, latents).prev_sample
+        latents = scheduler.step(noise_pred, timestep, latents, generator=generator).prev_sample
         if on_step:
             on_step(index + 1, total)
     return latents

@@ -1,4 +1,4 @@
-"""The noise schedules, owned by name and never inherited from a checkpoint.
+"""The noise schedules and the samplers that follow them, owned by name and never inherited from a checkpoint.
 
 A video sampled with Stable Diffusion's `scaled_linear` betas comes out grey: AnimateDiff's modules were trained with `linear` ones.
 """
@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import DDIMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+)
 
 from cdvideo.errors import UserError
 
@@ -28,13 +34,29 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 """`animatediff`: as diffusers and ClassDiffusion sample it; `animatediff-original`: as its authors do; `stable-diffusion`: for stills."""
 
+_DDIM_ALONE = ("clip_sample", "thresholding", "set_alpha_to_one")
 
-def make_scheduler(name: str, num_inference_steps: int, device: Any = "cpu") -> DDIMScheduler:
-    """A DDIM scheduler of the named schedule with its timesteps set. Raises UserError for an unknown name or step count."""
+SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler-a": (EulerAncestralDiscreteScheduler, {}),
+    "dpm++2m": (DPMSolverMultistepScheduler, {}),
+    "dpm++2m-karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+    "lcm": (LCMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
+}
+"""`ddim` is AnimateDiff's own. `euler-a` and `lcm` draw noise at every step; `lcm` is for models distilled for few steps."""
+
+
+def make_scheduler(name: str, num_inference_steps: int, device: Any = "cpu", sampler: str = "ddim") -> Any:
+    """A scheduler of the named schedule and sampler with its timesteps set. Raises UserError for an unknown name or step count."""
     if name not in SCHEDULES:
         raise UserError(f"no schedule {name!r}", remedy=f"one of: {', '.join(SCHEDULES)}")
+    if sampler not in SAMPLERS:
+        raise UserError(f"no sampler {sampler!r}", remedy=f"one of: {', '.join(SAMPLERS)}")
     if not 1 <= num_inference_steps <= 1000:
         raise UserError(f"cannot sample in {num_inference_steps} steps", remedy="choose --steps from 1 to 1000; 25 is usual")
-    scheduler = DDIMScheduler(**SCHEDULES[name])
+    kind, own = SAMPLERS[sampler]
+    settings = {key: value for key, value in SCHEDULES[name].items() if sampler == "ddim" or key not in _DDIM_ALONE}
+    scheduler = kind(**settings, **own)
     scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler

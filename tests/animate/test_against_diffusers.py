@@ -8,12 +8,12 @@ from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipelin
 from cdvideo.animate import Studio
 from cdvideo.errors import UserError
 from cdvideo.resources import resource
-from cdvideo.sampling import denoise, make_scheduler, seeded_noise
+from cdvideo.sampling import SAMPLERS, denoise, make_scheduler, seeded_noise
 
 PROMPT, NEGATIVE = "a bear reading a book in the snow", "bad quality, worse quality"
 
 
-def ours(base, unet, noise, schedule, steps):
+def ours(base, unet, noise, schedule, steps, sampler="ddim", generator=None):
     with torch.no_grad():
         negative, text = base.text_states([NEGATIVE, PROMPT])[:, None]
 
@@ -22,26 +22,27 @@ def ours(base, unet, noise, schedule, steps):
             states = states.repeat_interleave(latents.shape[2], dim=0)
         return unet(latents, timestep, encoder_hidden_states=states).sample
 
-    return denoise(predict, make_scheduler(schedule, steps), noise, text=text, negative=negative, guidance_scale=7.5)
+    scheduler = make_scheduler(schedule, steps, sampler=sampler)
+    return denoise(predict, scheduler, noise, text=text, negative=negative, guidance_scale=7.5, generator=generator)
 
 
-@pytest.mark.parametrize("schedule", ["animatediff", "animatediff-original"])
-def test_clip_latents_agree_with_animatediff_pipeline(pocket, pocket_motion, schedule):
+@pytest.mark.parametrize(("schedule", "sampler"), [("animatediff-original", "ddim"), *(("animatediff", sampler) for sampler in SAMPLERS)])
+def test_clip_latents_agree_with_animatediff_pipeline(pocket, pocket_motion, schedule, sampler):
     noise = seeded_noise(3, (1, 4, 6, 16, 16))
     with Studio(pocket, [], pocket_motion, motion_norm="diffusers") as studio:
-        latents = ours(pocket, studio._motion_unet, noise.clone(), schedule, 4)
+        latents = ours(pocket, studio._motion_unet, noise.clone(), schedule, 4, sampler, torch.Generator().manual_seed(9))
     pipeline = AnimateDiffPipeline(
         vae=pocket.vae,
         text_encoder=pocket.text_encoder,
         tokenizer=pocket.tokenizer,
         unet=pocket.unet,
         motion_adapter=MotionAdapter.from_pretrained(resource("motion_modules", "pocket")).float(),
-        scheduler=make_scheduler(schedule, 4),
+        scheduler=make_scheduler(schedule, 4, sampler=sampler),
     )
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
         PROMPT, negative_prompt=NEGATIVE, num_frames=6, height=128, width=128, num_inference_steps=4, guidance_scale=7.5,
-        latents=noise.clone(), output_type="latent",
+        latents=noise.clone(), output_type="latent", generator=torch.Generator().manual_seed(9),
     ).frames  # fmt: skip
     assert (latents - theirs).abs().max() < 1e-4
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cdvideo.errors import UserError
-from cdvideo.sampling import SCHEDULES, denoise, guided_noise, make_scheduler, seeded_noise
+from cdvideo.sampling import SAMPLERS, SCHEDULES, denoise, guided_noise, make_scheduler, seeded_noise
 
 
 def test_animatediff_betas_are_linear_and_stable_diffusions_are_not():
@@ -21,8 +21,18 @@ def test_no_schedule_clips_its_samples(name):
 def test_unknown_schedules_and_step_counts_are_refused():
     with pytest.raises(UserError, match="no schedule"):
         make_scheduler("ddim", 25)
+    with pytest.raises(UserError, match="no sampler"):
+        make_scheduler("animatediff", 25, sampler="heun")
     with pytest.raises(UserError, match="0 steps"):
         make_scheduler("animatediff", 0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("schedule", ["animatediff", "stable-diffusion"])
+def test_every_sampler_follows_the_named_schedule(sampler, schedule):
+    scheduler = make_scheduler(schedule, 10, sampler=sampler)
+    assert torch.equal(scheduler.betas, make_scheduler(schedule, 10).betas)
+    assert len(scheduler.timesteps) == 10
 
 
 def test_guidance_by_hand():

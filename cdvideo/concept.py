@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,12 @@ class Concept:
         if set(self.embeddings) != set(self.header.tokens):
             raise ValueError(f"embeddings {sorted(self.embeddings)} are not those of the tokens {sorted(self.header.tokens)}")
 
+    def renamed(self, names: Mapping[str, str]) -> Concept:
+        """The same concept with its tokens under new names, given by the old ones."""
+        header = replace(self.header, tokens=tuple(names[token] for token in self.header.tokens))
+        embeddings = {names[token]: row for token, row in self.embeddings.items()}
+        return replace(self, header=header, embeddings=embeddings)
+
     @property
     def is_compressed(self) -> bool:
         return any(isinstance(value, LowRankChange) for value in self.key_values.values())
@@ -231,6 +238,22 @@ def _with_changes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor | 
                 raise UserError(f"{path}: the halves of the change to {stem} do not go together", cause=shapes, remedy="compress it again")
             found[stem] = LowRankChange(up, down)
     return found
+
+
+def distinct_names(tokens: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """Each concept's tokens by names that no other has: a name that several use becomes `V1*`, `V2*`, in turn, passing over taken ones."""
+    counts = Counter(token for own in tokens for token in own)
+    renames, number = [], 0
+    for own in tokens:
+        names = {}
+        for token in own:
+            names[token] = token
+            if counts[token] > 1:
+                while (name := f"V{(number := number + 1)}*") in counts:
+                    pass
+                names[token] = name
+        renames.append(names)
+    return renames
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from cdvideo.base import Base, Injection, versions
-from cdvideo.concept import Concept
+from cdvideo.animate.text_states import LocalConcept, TextKeyValues, describe_local, require_local
+from cdvideo.base import Base, Injection, Vocabulary, versions
+from cdvideo.concept import Concept, distinct_names
 from cdvideo.errors import UserError
 from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
 from cdvideo.sampling import denoise, make_scheduler, noise_generator
@@ -23,39 +23,48 @@ MAX_FRAMES = 32
 OnStep = Callable[[int, int], None]
 
 
-@dataclass
 class Studio:
     """A base with concepts in it and, for clips, a motion module attached: set up once, rendered with many times.
 
+    `concepts` are concepts, or pairs of a concept and its strength. One alone is put into the base as it was trained; of several, each
+    works on its own phrase (`joining` "local" does so with one alone, too). Tokens of the same name become `V1*`, `V2*` in the order given.
     Concepts go in before the motion module is attached. `close` (or the end of a `with` block) takes both out of the base again.
     """
 
-    base: Base
-    concepts: list[Concept] = field(default_factory=list)
-    motion: MotionModule | None = None
-    motion_norm: str = "frame"
-    _injections: list[Injection] = field(default_factory=list, init=False)
-    _motion_unet: Any = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        if len(self.concepts) > 1:
-            raise UserError(
-                "two concept files cannot share one picture yet",
-                cause="each brings its own cross-attention matrices",
-                remedy="use one concept, or one concept a shot in a storyboard",
-            )
-        self._injections = [self.base.inject(concept) for concept in self.concepts]
+    def __init__(
+        self,
+        base: Base,
+        concepts: Sequence[Concept | LocalConcept] = (),
+        motion: MotionModule | None = None,
+        motion_norm: str = "frame",
+        joining: str | None = None,
+    ) -> None:
+        pairs = [(one, 1.0) if isinstance(one, Concept) else one for one in concepts]
+        names = distinct_names([concept.header.tokens for concept, _ in pairs])
+        self.base, self.motion, self.motion_norm = base, motion, motion_norm
+        self.concepts = [(concept.renamed(own), strength) for (concept, strength), own in zip(pairs, names, strict=True)]
+        self._digests = [concept.digest for concept, _ in pairs]
+        self.joining = joining or ("whole" if len(pairs) < 2 else "local")
+        self._local: list[LocalConcept] = []
+        self._inside: list[Injection | Vocabulary] = []
+        self._motion_unet: Any = None
         try:
-            if self.motion is not None:
-                self._motion_unet = attach(self.base.unet, self.motion, motion_norm=self.motion_norm)
+            if self.joining == "local":
+                require_local([concept for concept, _ in self.concepts])
+                self._inside = [Vocabulary(base, [concept for concept, _ in self.concepts])]
+                self._local = self.concepts
+            else:
+                self._inside = [base.inject(concept, strength) for concept, strength in self.concepts]
+            if motion is not None:
+                self._motion_unet = attach(base.unet, motion, motion_norm=motion_norm)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         self._motion_unet = None
-        while self._injections:
-            self._injections.pop().eject()
+        while self._inside:
+            self._inside.pop().eject()
 
     def __enter__(self) -> Studio:
         return self
@@ -140,9 +149,8 @@ class Studio:
         return min(MAX_FRAMES, self.motion.max_frames) if self.motion else MAX_FRAMES
 
     def _denoise(self, unet: Any, shape: tuple[int, ...], settings: dict[str, Any], on_step: OnStep | None) -> Tensor:
-        base = self.base
-        with torch.no_grad():
-            negative, text = base.text_states([settings["negative"], settings["prompt"]]).to(base.dtype)[:, None]
+        base, guidance = self.base, settings["guidance"]
+        text = TextKeyValues(base, [settings["negative"], settings["prompt"]], self._local)
 
         def predict_noise(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
             if latents.ndim == 5:
@@ -152,17 +160,17 @@ class Studio:
         scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
         generator = noise_generator(settings["seed"])
         latents = torch.randn(shape, generator=generator).to(base.device, base.dtype)
-        guidance = settings["guidance"]
-        return denoise(
-            predict_noise,
-            scheduler,
-            latents,
-            text=text,
-            negative=negative,
-            guidance_scale=guidance,
-            generator=generator,
-            on_step=on_step,
-        )
+        with text.within(unet, num_prompts=2 if guidance > 1 else 1):
+            return denoise(
+                predict_noise,
+                scheduler,
+                latents,
+                text=text.states[1:],
+                negative=text.states[:1],
+                guidance_scale=guidance,
+                generator=generator,
+                on_step=on_step,
+            )
 
     def _settings(
         self,
@@ -193,20 +201,15 @@ class Studio:
         }
 
     def _origin(self) -> dict[str, Any]:
-        concepts = [
-            {
-                "file": str(concept.source) if concept.source else None,
-                "digest": concept.digest,
-                "tokens": list(concept.header.tokens),
-                "class_words": list(concept.header.class_words),
-            }
-            for concept in self.concepts
-        ]
+        concepts = describe_local(self.concepts)
+        for entry, digest in zip(concepts, self._digests, strict=True):
+            entry["digest"] = digest
         return {
             "base": self.base.id,
             "base_fingerprint": self.base.fingerprint,
             "dtype": str(self.base.dtype).removeprefix("torch."),
             "concepts": concepts,
+            "joining": self.joining,
             "versions": versions(),
         }
 

@@ -42,15 +42,15 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
     ]
     if changed:
         warnings.warn(f"other versions may render other pixels: {', '.join(changed)}", UserNote, stacklevel=3)
-    concepts = [_concept(entry, source) for entry in record["concepts"]]
+    concepts = [(_concept(entry, source), float(entry["strength"])) for entry in record["concepts"]]
     settings = {name: record[name] for name in ("prompt", "negative", "seed", "schedule", "sampler")}
     settings |= {"size": tuple(record["size"]), "num_inference_steps": record["steps"], "guidance_scale": record["guidance"]}
     if record["kind"] == "still":
-        with Studio(loaded, concepts) as studio:
+        with Studio(loaded, concepts, joining=record["joining"]) as studio:
             return studio.still(**settings, on_step=on_step)
     module = motion.load_motion(record["motion"], base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device, offline=offline)
     _same(source, f"the motion module {record['motion']}", record["motion_fingerprint"], module.fingerprint)
-    with Studio(loaded, concepts, module, motion_norm=record["motion_norm"]) as studio:
+    with Studio(loaded, concepts, module, motion_norm=record["motion_norm"], joining=record["joining"]) as studio:
         cameras = studio.camera_moves([f"{move['name']}:{move['strength']}" for move in record["cameras"]], offline=offline)
         for move, now in zip(record["cameras"], describe_cameras(cameras), strict=True):
             _same(source, f"the camera move {move['name']}", move["fingerprint"], now["fingerprint"])

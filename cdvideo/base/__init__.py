@@ -9,13 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cdvideo.base.model import Base, Injection, key_value_names, load, versions
+    from cdvideo.base.model import Base, Injection, Vocabulary, key_value_names, load, versions
     from cdvideo.base.text import ConceptEmbedding, eos_positions, initializer_id, single_token_id, token_ids, tokenizer_with
 
 __all__ = [
     "Base",
     "ConceptEmbedding",
     "Injection",
+    "Vocabulary",
     "eos_positions",
     "initializer_id",
     "key_value_names",

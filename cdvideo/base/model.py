@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -105,20 +106,45 @@ class Base:
         return Injection(self, concept, scale)
 
 
+class Vocabulary:
+    """The words of some concepts inside a base, and nothing else of them: its tokenizer reads their tokens, which have their embeddings.
+
+    `eject`, or the end of a `with` block, takes them out. Raises UserError for a concept that is not this base's.
+    """
+
+    def __init__(self, base: Base, concepts: Sequence[Concept]) -> None:
+        for concept in concepts:
+            _check_belongs(base, concept)
+        self.base = base
+        self._tokenizer = base.components.tokenizer
+        self._embedding = base.text_encoder.get_input_embeddings()
+        if not concepts:
+            return
+        tokens = tuple(token for concept in concepts for token in concept.header.tokens)
+        base.components.tokenizer = tokenizer_with(self._tokenizer, tokens)
+        rows = torch.stack([concept.embeddings[token] for concept in concepts for token in concept.header.tokens])
+        embedding = ConceptEmbedding(self._embedding, rows.to(base.device, torch.float32))
+        base.text_encoder.set_input_embeddings(embedding.requires_grad_(False))
+
+    def eject(self) -> None:
+        self.base.text_encoder.set_input_embeddings(self._embedding)
+        self.base.components.tokenizer = self._tokenizer
+
+    def __enter__(self) -> Vocabulary:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.eject()
+
+
 class Injection:
     """A concept inside a base. While it is there, the base is what was tuned; afterwards it is bit-identical to before."""
 
     def __init__(self, base: Base, concept: Concept, scale: float = 1.0) -> None:
-        _check_belongs(base, concept)
+        self._vocabulary = Vocabulary(base, [concept])
         self.base, self.concept = base, concept
-        self._tokenizer = base.components.tokenizer
-        self._embedding = base.text_encoder.get_input_embeddings()
         parameters = dict(base.unet.named_parameters())
         self._originals = {name: parameters[name].detach().clone() for name in concept.key_values}
-        base.components.tokenizer = tokenizer_with(self._tokenizer, concept.header.tokens)
-        rows = torch.stack([concept.embeddings[token] for token in concept.header.tokens])
-        embedding = ConceptEmbedding(self._embedding, rows.to(base.device, torch.float32))
-        base.text_encoder.set_input_embeddings(embedding.requires_grad_(False))
         with torch.no_grad():
             for name, original in self._originals.items():
                 tuned = concept.key_values[name].to(original)
@@ -130,8 +156,7 @@ class Injection:
             for name, original in self._originals.items():
                 parameters[name].copy_(original)
         self._originals = {}
-        self.base.text_encoder.set_input_embeddings(self._embedding)
-        self.base.components.tokenizer = self._tokenizer
+        self._vocabulary.eject()
 
     def __enter__(self) -> Injection:
         return self
@@ -180,6 +205,9 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", offline: bool 
     chosen_device = resolve_device(device)
     chosen_dtype = resolve_dtype(dtype, chosen_device)
     components = load_components(name, dtype=chosen_dtype, device=chosen_device, offline=offline)
+    if chosen_device.type == "cpu":
+        # The autoencoder's large pictures of few channels: a tenth to a third less CPU time to encode or decode; the UNet gains nothing.
+        components.vae.to(memory_format=torch.channels_last)
     return Base(components=components, preset=preset_for(components.unet), device=chosen_device, dtype=chosen_dtype)
 
 

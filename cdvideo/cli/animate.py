@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cdvideo.cli.options import check_replay, choose_concept, offline_option, sampling_options
+from cdvideo.cli.options import check_replay, choose_concepts, offline_option, sampling_options
 
 
 @click.command("animate")
@@ -42,6 +42,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
       cdvideo animate --prompt "a V* bear wearing sunglasses on the beach" --seed 3 --out bear.mp4 --out bear.gif
       cdvideo animate --prompt "a panda jumping in the snow" --base pocket --out panda.gif
       cdvideo animate --prompt "a bear on the beach" --camera zoom-in --camera pan-left:0.6
+      cdvideo animate --concept bear.safetensors --concept cat.safetensors:0.8 --prompt "a V1* bear next to a V2* cat"
       cdvideo animate --replay bear.mp4 --out again.mp4
     """
     replay = given.pop("replay")
@@ -56,11 +57,11 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     destinations = outs or tuple(default_out(given["prompt"], suffix) for suffix in ("mp4", "gif"))
     for path in destinations:
         check_destination(path, num_frames=max(given["frames"], 1), fps=given["fps"])
-    concept = choose_concept(given["prompt"], given.pop("concept"))
+    concepts = choose_concepts(given["prompt"], given.pop("concepts"))
     moves = given.pop("cameras")
     sampling, setup = split_settings(given)
     sampling |= {"num_frames": setup.pop("frames"), "fps": setup.pop("fps"), "schedule": setup.pop("schedule")}
-    with open_studio(concept, with_motion=True, **setup) as studio:
+    with open_studio(concepts, with_motion=True, **setup) as studio:
         cameras = studio.camera_moves(moves, offline=setup["offline"])
         with steps_bar("rendering") as on_step:
             clip = studio.clip(**sampling, cameras=cameras, on_step=on_step)

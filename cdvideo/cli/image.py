@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cdvideo.cli.options import check_replay, choose_concept, offline_option, sampling_options
+from cdvideo.cli.options import check_replay, choose_concepts, offline_option, sampling_options
 
 
 @click.command("image")
@@ -32,8 +32,8 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     destinations = outs or (default_out(given["prompt"], "png"),)
     for path in destinations:
         check_destination(path)
-    concept = choose_concept(given["prompt"], given.pop("concept"))
+    concepts = choose_concepts(given["prompt"], given.pop("concepts"))
     sampling, setup = split_settings(given)
-    with open_studio(concept, with_motion=False, **setup) as studio, steps_bar("rendering") as on_step:
+    with open_studio(concepts, with_motion=False, **setup) as studio, steps_bar("rendering") as on_step:
         picture = studio.still(**sampling, on_step=on_step)
     save(picture, destinations)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +29,17 @@ def sampling_options(function: Command) -> Command:
             ),
             click.option(
                 "--concept",
-                type=click.Path(path_type=Path),
-                help="Concept file. By default the newest one in concepts/ whose token the prompt names.",
+                "concepts",
+                multiple=True,
+                metavar="FILE[:STRENGTH]",
+                help="Concept file; may be repeated. By default the newest one in concepts/ whose token the prompt names.",
+            ),
+            click.option(
+                "--joining",
+                type=click.Choice(["local", "merge"]),
+                default="local",
+                show_default=True,
+                help="How several concepts share a picture: each at its own words, or merged in closed form.",
             ),
             click.option("--base", "base_name", help="Base model; by default the concept's, else pocket."),
             click.option("--size", help="WIDTHxHEIGHT in pixels; by default the base's own."),
@@ -76,19 +85,45 @@ def offline_option(function: Command) -> Command:
     return click.option("--offline", is_flag=True, help="Use only what is on this machine.")(function)
 
 
-def choose_concept(prompt: str, path: Path | None) -> Path | None:
-    """The concept to render with: the one named, else the newest whose token the prompt names. Says which, and what looks forgotten."""
-    from cdvideo.concept import newest_for_prompt, read_header
+def choose_concepts(prompt: str, given: Sequence[str]) -> list[tuple[Path, float]]:
+    """The concept files to render with and their strengths: those given as FILE or FILE:STRENGTH, else the newest that the prompt names.
 
-    chosen = path or newest_for_prompt(prompt)
-    if chosen is None:
-        return None
-    header = read_header(chosen)
-    if path is None:
-        click.echo(f"concept: {chosen} ({', '.join(header.tokens)})", err=True)
-    if not any(token in prompt for token in header.tokens):
-        named = " or ".join(f'"{token} {word}"' for token, word in zip(header.tokens, header.class_words, strict=True))
-        click.echo(
-            f"{click.style('note:', fg='yellow')} the prompt does not name the concept; write {named} where it should appear", err=True
-        )
+    Says which, and what looks forgotten.
+    """
+    from cdvideo.concept import distinct_names, newest_for_prompt, read_header
+
+    chosen = [_with_strength(text) for text in given]
+    if not chosen:
+        newest = newest_for_prompt(prompt)
+        if newest is None:
+            return []
+        chosen = [(newest, 1.0)]
+        click.echo(f"concept: {newest} ({', '.join(read_header(newest).tokens)})", err=True)
+    headers = [read_header(path) for path, _ in chosen]
+    renames = distinct_names([header.tokens for header in headers])
+    note = click.style("note:", fg="yellow")
+    for (path, _), header, names in zip(chosen, headers, renames, strict=True):
+        if any(token != name for token, name in names.items()):
+            click.echo(f"{note} {path} is called {', '.join(names.values())} here, since another has its token too", err=True)
+        if not any(name in prompt for name in names.values()):
+            named = " or ".join(f'"{names[token]} {word}"' for token, word in zip(header.tokens, header.class_words, strict=True))
+            click.echo(f"{note} the prompt does not name the concept {path}; write {named} where it should appear", err=True)
     return chosen
+
+
+def _with_strength(text: str) -> tuple[Path, float]:
+    """(file, strength) from "bear.safetensors" or "bear.safetensors:0.8"."""
+    import math
+
+    from cdvideo.errors import UserError
+
+    name, colon, tail = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        strength = float(tail)
+    except ValueError:
+        return Path(text), 1.0
+    if not math.isfinite(strength):
+        raise UserError(f"{tail} is no strength of a concept", remedy=f"write a number behind the colon, such as {name}:0.8")
+    return Path(name), strength

@@ -11,7 +11,7 @@ import click
 from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, replay
 from cdvideo.cli.progress import steps_bar
-from cdvideo.concept import Concept, read_header
+from cdvideo.concept import Concept
 from cdvideo.errors import UserError
 from cdvideo.storyboard import slug
 from cdvideo.video import Clip, check_destination, read_record, write
@@ -29,7 +29,7 @@ def split_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def open_studio(
-    concept_path: Path | None,
+    chosen: Sequence[tuple[Path, float]],
     *,
     with_motion: bool,
     base_name: str | None,
@@ -38,15 +38,26 @@ def open_studio(
     offline: bool,
     motion_name: str | None = None,
     motion_norm: str = "frame",
+    joining: str = "local",
 ) -> Studio:
-    concept = Concept.load(concept_path) if concept_path else None
-    name = base_name or (read_header(concept_path).base if concept_path else "pocket")
+    concepts = [(Concept.load(path), strength) for path, strength in chosen]
+    name = base_name or (concepts[0][0].header.base if concepts else "pocket")
     loaded = base.load(name, device=device, dtype=dtype, offline=offline)
     module = None
     if with_motion:
         source = motion_name or loaded.preset.default_motion
         module = motion.load_motion(source, base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device, offline=offline)
-    return Studio(loaded, [concept] if concept else [], module, motion_norm=motion_norm)
+    if joining == "merge" and len(concepts) > 1:
+        concepts = [(_merged(loaded, concepts), 1.0)]
+    return Studio(loaded, concepts, module, motion_norm=motion_norm)
+
+
+def _merged(loaded: base.Base, concepts: Sequence[tuple[Concept, float]]) -> Concept:
+    from cdvideo.interop import merge
+
+    if any(strength != 1 for _, strength in concepts):
+        raise UserError("merged concepts have no strengths of their own", remedy="leave the strengths out, or use --joining local")
+    return merge(loaded, [concept for concept, _ in concepts]).concept
 
 
 def default_out(prompt: str, suffix: str) -> Path:

@@ -5,7 +5,6 @@ Shapes: `D` text width, `O` a matrix's outputs, `N` text positions that are boun
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from cdvideo.base import versions
 from cdvideo.base.text import eos_positions, token_ids
-from cdvideo.concept import UNKNOWN, Concept, ConceptHeader
+from cdvideo.concept import UNKNOWN, Concept, ConceptHeader, distinct_names
 from cdvideo.errors import UserError
 from cdvideo.interop.captions import OWN, OWN_HELD_OUT, base_captions, own_captions
 from cdvideo.interop.low_rank import relative
@@ -88,7 +87,12 @@ def merge(
     for concept in concepts[1:]:
         key_value_weights(base, concept)
     tuned = [{name: value.to(weights[name]).double() for name, value in concept.key_values.items()} for concept in concepts]
-    renames = new_names([concept.header.tokens for concept in concepts], rename=rename)
+    renames = distinct_names([concept.header.tokens for concept in concepts])
+    shared = [token for names in renames for token, name in names.items() if token != name]
+    if shared and not rename:
+        raise UserError(
+            f"several of the concepts use the token {shared[0]}", remedy="leave out --no-rename, and they become V1*, V2* and so on"
+        )
     subjects = [_subjects(concept, names) for concept, names in zip(concepts, renames, strict=True)]
     everyone = _draft(base, concepts, renames, weights)
 
@@ -145,29 +149,6 @@ def merge(
         num_captions=len(kept),
         num_held_out=num_held_out,
     )
-
-
-def new_names(tokens: Sequence[Sequence[str]], *, rename: bool) -> list[dict[str, str]]:
-    """Each concept's tokens by their new names: a name that several concepts use becomes `V1*`, `V2*`, in turn, passing over taken ones."""
-    counts = Counter(token for own in tokens for token in own)
-    shared = [token for token, count in counts.items() if count > 1]
-    if shared and not rename:
-        raise UserError(
-            f"several of the concepts use the token {shared[0]}", remedy="leave out --no-rename, and they become V1*, V2* and so on"
-        )
-    taken = set(counts)
-    renames = []
-    number = 0
-    for own in tokens:
-        names = {}
-        for token in own:
-            names[token] = token
-            if token in shared:
-                while (name := f"V{(number := number + 1)}*") in taken:
-                    pass
-                names[token] = name
-        renames.append(names)
-    return renames
 
 
 def _subjects(concept: Concept, names: Mapping[str, str]) -> list[tuple[str, str]]:

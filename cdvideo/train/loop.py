@@ -179,7 +179,9 @@ def train(
         def draw(micro_step: int) -> Batch:
             step, turn = divmod(micro_step, accumulate)
             start = processes.rank * share + turn * batch_size
-            return batches.draw(step, range(start, start + batch_size))
+            batch = batches.draw(step, range(start, start + batch_size))
+            # On a CPU the drawing thread encodes too, on cores that the step's many small operations leave idle. A GPU has one queue.
+            return batch.encoded(base) if base.device.type == "cpu" else batch
 
         report_every = 1 if base.device.type == "cpu" else GPU_REPORT_EVERY
         unread: list[tuple[int, Losses, list[str]]] = []

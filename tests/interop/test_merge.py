@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from cdvideo.base.text import eos_positions, token_ids
+from cdvideo.concept import distinct_names
 from cdvideo.errors import UserError
 from cdvideo.interop import merge
 from cdvideo.interop.captions import base_captions
-from cdvideo.interop.merging import constrained_update, new_names
+from cdvideo.interop.merging import constrained_update
 from tests import tiny
 from tests.interop.conftest import concept_of, noise_predicted
 
@@ -101,14 +102,15 @@ def test_the_merged_concept_is_one_like_any_other(tiny_base, two, tmp_path):
 
 
 def test_tokens_are_renamed_only_where_they_meet():
-    assert new_names([["V*"], ["V*"]], rename=True) == [{"V*": "V1*"}, {"V*": "V2*"}]
-    assert new_names([["V*"], ["<cat>"]], rename=True) == [{"V*": "V*"}, {"<cat>": "<cat>"}]
-    assert new_names([["V*", "V1*"], ["V*"]], rename=True) == [{"V*": "V2*", "V1*": "V1*"}, {"V*": "V3*"}]
-    with pytest.raises(UserError, match="use the token V\\*"):
-        new_names([["V*"], ["V*"]], rename=False)
+    assert distinct_names([["V*"], ["V*"]]) == [{"V*": "V1*"}, {"V*": "V2*"}]
+    assert distinct_names([["V*"], ["<cat>"]]) == [{"V*": "V*"}, {"<cat>": "<cat>"}]
+    assert distinct_names([["V*", "V1*"], ["V*"]]) == [{"V*": "V2*", "V1*": "V1*"}, {"V*": "V3*"}]
 
 
 def test_what_cannot_be_merged_is_said(tiny_base, two):
+    same = [dataclasses.replace(two[0]), dataclasses.replace(two[0])]
+    with pytest.raises(UserError, match="several of the concepts use the token"):
+        merge(tiny_base, same, rename=False)
     with pytest.raises(UserError, match="nothing to merge"):
         merge(tiny_base, two[:1])
     foreign = dataclasses.replace(two[1], header=dataclasses.replace(two[1].header, fingerprint="0"))

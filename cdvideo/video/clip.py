@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,14 @@ class Clip:
     def duration(self) -> float:
         """In seconds, the last frame's own time included."""
         return self.num_frames / self.fps
+
+    def save(self, *paths: str | os.PathLike[str]) -> Clip:
+        """Writes an MP4, WebM, GIF, PNG or a folder of PNGs, as each path says, and returns the clip. Raises UserError as `write` does."""
+        from cdvideo.video.write import write
+
+        for path in paths:
+            write(self, path)
+        return self
 
 
 def concatenate(clips: Sequence[Clip], record: dict[str, Any]) -> Clip:

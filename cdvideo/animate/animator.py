@@ -1,0 +1,78 @@
+"""The shortest way from Python to a clip: `Animator().add("bear.safetensors").animate("a V* bear jumping").save("bear.mp4")`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cdvideo import base, motion
+from cdvideo.animate.render import Studio
+from cdvideo.concept import Concept
+from cdvideo.video import Clip
+
+
+class Animator:
+    """Renders clips and stills on a base, with concepts that are added to it. Models are loaded when the first picture is asked for."""
+
+    def __init__(
+        self,
+        base: str | None = None,
+        *,
+        motion: str | None = None,
+        motion_norm: str = "frame",
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
+    ) -> None:
+        """`base` is the first concept's, or pocket, where it is None; `motion` is the base's own."""
+        self._base, self._motion, self._motion_norm = base, motion, motion_norm
+        self._loading: dict[str, Any] = {"device": device, "dtype": dtype, "offline": offline}
+        self._concepts: list[tuple[Concept, float]] = []
+        self._studio: Studio | None = None
+
+    def add(self, concept: str | Path | Concept, strength: float = 1.0) -> Animator:
+        """This animator, with one more concept: a file, or a `Concept`. Raises UserError where the file is none."""
+        loaded = concept if isinstance(concept, Concept) else Concept.load(Path(concept))
+        self.close()
+        self._concepts.append((loaded, strength))
+        return self
+
+    def animate(self, prompt: str, *, camera: Sequence[str] = (), **settings: Any) -> Clip:
+        """The clip of a prompt; `camera` are moves such as "zoom-in:0.6", `settings` those of `Studio.clip`."""
+        studio = self.studio
+        cameras = studio.camera_moves(camera, offline=self._loading["offline"])
+        return studio.clip(prompt, cameras=cameras, **settings)
+
+    def draw(self, prompt: str, **settings: Any) -> Clip:
+        """The still of a prompt, a clip of one frame; `settings` are those of `Studio.still`."""
+        return self.studio.still(prompt, **settings)
+
+    @property
+    def studio(self) -> Studio:
+        """What renders: the base with the concepts and the motion module in it."""
+        if self._studio is None:
+            name = self._base or (self._concepts[0][0].header.base if self._concepts else "pocket")
+            loaded = base.load(name, **self._loading)
+            module = motion.load_motion(
+                self._motion or loaded.preset.default_motion,
+                base_unet=loaded.unet,
+                dtype=loaded.dtype,
+                device=loaded.device,
+                offline=self._loading["offline"],
+            )
+            self._studio = Studio(loaded, self._concepts, module, motion_norm=self._motion_norm)
+        return self._studio
+
+    def close(self) -> None:
+        """Lets the models go; the next picture loads them again."""
+        if self._studio is not None:
+            self._studio.close()
+            self._studio = None
+
+    def __enter__(self) -> Animator:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

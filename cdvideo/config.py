@@ -100,7 +100,7 @@ class Shot(_Model):
 
     prompt: str = Field(min_length=1, description="what is seen")
     seed: int = Field(0, ge=0, description="seed of the shot's noise")
-    frames: Annotated[int, Field(ge=1, le=32)] | None = Field(None, description="number of frames; the storyboard's by default")
+    frames: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="number of frames; the storyboard's by default")
     negative: str | None = Field(None, description="what is not to be seen; the storyboard's by default")
     guidance: float | None = Field(None, ge=0, description="guidance scale; the storyboard's by default")
     camera: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field((), description="camera moves, such as zoom-in or pan-left:0.6")
@@ -114,7 +114,7 @@ class Storyboard(_Model):
     base: str | None = Field(None, description="base; the concept's by default")
     motion: str | None = Field(None, description="motion module; the base's own by default")
     fps: float = Field(8, gt=0, le=120, description="frames a second")
-    frames: int = Field(16, ge=1, le=32, description="frames of a shot")
+    frames: int = Field(16, ge=1, le=4096, description="frames of a shot")
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps")
     guidance: float | None = Field(None, ge=0, description="guidance scale")
     size: str | None = Field(None, description="WIDTHxHEIGHT in pixels")

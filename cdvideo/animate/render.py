@@ -14,11 +14,12 @@ from cdvideo.base import Base, Injection, Vocabulary, versions
 from cdvideo.concept import Concept, distinct_names
 from cdvideo.errors import UserError
 from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
-from cdvideo.sampling import denoise, make_scheduler, noise_generator
+from cdvideo.sampling import WINDOW, denoise, long_noise, make_scheduler, noise_generator, windowed
 from cdvideo.video import Clip
 
 DEFAULT_NEGATIVE = "bad quality, worse quality"
-MAX_FRAMES = 32
+MAX_FRAMES = 4096
+LEAST_LOOP = 8
 
 OnStep = Callable[[int, int], None]
 
@@ -94,26 +95,27 @@ class Studio:
         schedule: str = "animatediff",
         sampler: str = "ddim",
         cameras: Sequence[WeightedLora] = (),
+        loop: bool = False,
         on_step: OnStep | None = None,
     ) -> Clip:
         """`num_frames` frames and a record of every setting. `size` is (width, height) in pixels; the base's own by default.
 
-        `cameras` are MotionLoRAs and their strengths; they are in the motion module for this clip alone.
+        `cameras` are MotionLoRAs and their strengths; they are in the motion module for this clip alone. More than 16 frames are rendered
+        in overlapping windows of 16; with `loop` the last frame leads back to the first.
         """
         if self._motion_unet is None:
             raise ValueError("this studio has no motion module; give it one, or ask for a still")
-        limit = self.motion_frame_limit
-        if not 1 <= num_frames <= limit:
-            raise UserError(
-                f"cannot render {num_frames} frames", remedy=f"choose --frames from 1 to {limit}; 16 is what the module was trained on"
-            )
+        least = LEAST_LOOP if loop else 1
+        if not least <= num_frames <= MAX_FRAMES:
+            what = "loop" if loop else "render"
+            raise UserError(f"cannot {what} {num_frames} frames", remedy=f"choose --frames from {least} to {MAX_FRAMES}; 16 is usual")
         if fps <= 0 or fps > 120:
             raise UserError(f"cannot play {fps:g} frames a second", remedy="choose --fps from 1 to 120; 8 is usual")
         settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule, sampler)
         width, height = settings["size"]
         shape = (1, self.base.unet.config.in_channels, num_frames, height // self.base.latent_factor, width // self.base.latent_factor)
         with LoraInjection(self._motion_unet, cameras):
-            latents = self._denoise(self._motion_unet, shape, settings, on_step)
+            latents = self._denoise(self._motion_unet, shape, settings, on_step, loop)
         frames = self.base.decode(rearrange(latents, "1 c f h w -> f c h w")).numpy()
         motion = {
             "motion": self.motion.source if self.motion else None,
@@ -121,7 +123,7 @@ class Studio:
             "motion_norm": self.motion_norm,
             "cameras": describe_cameras(cameras),
         }
-        record = {"kind": "clip", **settings, "frames": num_frames, "fps": fps, **motion, **self._origin()}
+        record = {"kind": "clip", **settings, "frames": num_frames, "fps": fps, "loop": loop, **motion, **self._origin()}
         return Clip(frames=frames, fps=fps, record=record)
 
     def still(
@@ -145,10 +147,11 @@ class Studio:
         return Clip(frames=self.base.decode(latents).numpy(), fps=1, record={"kind": "still", **settings, **self._origin()})
 
     @property
-    def motion_frame_limit(self) -> int:
-        return min(MAX_FRAMES, self.motion.max_frames) if self.motion else MAX_FRAMES
+    def window(self) -> int:
+        """Frames that the motion module sees at once."""
+        return min(WINDOW, self.motion.max_frames) if self.motion else WINDOW
 
-    def _denoise(self, unet: Any, shape: tuple[int, ...], settings: dict[str, Any], on_step: OnStep | None) -> Tensor:
+    def _denoise(self, unet: Any, shape: tuple[int, ...], settings: dict[str, Any], on_step: OnStep | None, loop: bool = False) -> Tensor:
         base, guidance = self.base, settings["guidance"]
         text = TextKeyValues(base, [settings["negative"], settings["prompt"]], self._local)
 
@@ -159,10 +162,10 @@ class Studio:
 
         scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
         generator = noise_generator(settings["seed"])
-        latents = torch.randn(shape, generator=generator).to(base.device, base.dtype)
+        latents = _noise(shape, self.window, generator).to(base.device, base.dtype)
         with text.within(unet, num_prompts=2 if guidance > 1 else 1):
             return denoise(
-                predict_noise,
+                windowed(predict_noise, window=self.window, loop=loop) if len(shape) == 5 else predict_noise,
                 scheduler,
                 latents,
                 text=text.states[1:],
@@ -212,6 +215,14 @@ class Studio:
             "joining": self.joining,
             "versions": versions(),
         }
+
+
+def _noise(shape: tuple[int, ...], window: int, generator: torch.Generator) -> Tensor:
+    """Standard normal noise; of a long clip's frames, only the first window's are drawn."""
+    if len(shape) == 4 or shape[2] <= window:
+        return torch.randn(shape, generator=generator)
+    first = torch.randn((*shape[:2], window, *shape[3:]), generator=generator)
+    return long_noise(first, shape[2], generator)
 
 
 def describe_cameras(cameras: Sequence[WeightedLora]) -> list[dict[str, Any]]:

@@ -54,7 +54,9 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
         cameras = studio.camera_moves([f"{move['name']}:{move['strength']}" for move in record["cameras"]], offline=offline)
         for move, now in zip(record["cameras"], describe_cameras(cameras), strict=True):
             _same(source, f"the camera move {move['name']}", move["fingerprint"], now["fingerprint"])
-        return studio.clip(**settings, num_frames=record["frames"], fps=record["fps"], cameras=cameras, on_step=on_step)
+        return studio.clip(
+            **settings, num_frames=record["frames"], fps=record["fps"], cameras=cameras, loop=record["loop"], on_step=on_step
+        )
 
 
 def _dtype_name(dtype: str) -> str:

@@ -23,7 +23,8 @@ from cdvideo.cli.options import check_replay, choose_concepts, offline_option, s
     "file, folder or hub id; may be repeated.",
 )
 @click.option("--schedule", type=click.Choice(["animatediff", "animatediff-original"]), default="animatediff", show_default=True)
-@click.option("--frames", type=int, default=16, show_default=True, help="Number of frames.")
+@click.option("--frames", type=int, default=16, show_default=True, help="Number of frames; more than 16 are rendered in windows.")
+@click.option("--loop", is_flag=True, help="Let the last frame lead back to the first, for a seamless GIF.")
 @click.option("--fps", type=float, default=8, show_default=True, help="Frames a second.")
 @click.option(
     "--out",
@@ -60,7 +61,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     concepts = choose_concepts(given["prompt"], given.pop("concepts"))
     moves = given.pop("cameras")
     sampling, setup = split_settings(given)
-    sampling |= {"num_frames": setup.pop("frames"), "fps": setup.pop("fps"), "schedule": setup.pop("schedule")}
+    sampling |= {"num_frames": setup.pop("frames"), "fps": setup.pop("fps"), "schedule": setup.pop("schedule"), "loop": setup.pop("loop")}
     with open_studio(concepts, with_motion=True, **setup) as studio:
         cameras = studio.camera_moves(moves, offline=setup["offline"])
         with steps_bar("rendering") as on_step:

@@ -3,5 +3,17 @@
 from cdvideo.sampling.denoise import denoise, guided_noise
 from cdvideo.sampling.noise import noise_generator, seeded_noise
 from cdvideo.sampling.schedules import SAMPLERS, SCHEDULES, make_scheduler
+from cdvideo.sampling.windows import WINDOW, long_noise, windowed
 
-__all__ = ["SAMPLERS", "SCHEDULES", "denoise", "guided_noise", "make_scheduler", "noise_generator", "seeded_noise"]
+__all__ = [
+    "SAMPLERS",
+    "SCHEDULES",
+    "WINDOW",
+    "denoise",
+    "guided_noise",
+    "long_noise",
+    "make_scheduler",
+    "noise_generator",
+    "seeded_noise",
+    "windowed",
+]

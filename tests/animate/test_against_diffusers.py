@@ -89,7 +89,8 @@ def test_rendering_leaves_the_base_as_it_was(pocket, pocket_motion):
     ("settings", "said"),
     [
         ({"num_frames": 0}, "0 frames"),
-        ({"num_frames": 33}, "33 frames"),
+        ({"num_frames": 5000}, "5000 frames"),
+        ({"num_frames": 4, "loop": True}, "loop 4 frames"),
         ({"size": (100, 128)}, "100x128"),
         ({"size": (8, 8)}, "8x8"),
         ({"fps": 0}, "0 frames a second"),

@@ -62,3 +62,11 @@ def test_a_still_is_rendered_again():
 def test_what_cannot_be_replayed_is_refused(arguments, said):
     result = call("animate", *arguments)
     assert result.exit_code == 2 and said in result.output and "Traceback" not in result.output
+
+
+def test_a_long_loop_is_rendered_again():
+    prompt = ("--prompt", "a fox jumping", "--frames", "18", "--steps", "2", "--size", "64x64", "--loop")
+    assert call("animate", *prompt, "--out", "a").exit_code == 0
+    assert call("animate", "--replay", "a", "--out", "b").exit_code == 0
+    first, second = read("a"), read("b")
+    assert first.num_frames == 18 and np.array_equal(first.frames, second.frames)

@@ -1,0 +1,74 @@
+"""Clips longer than a motion module sees at once: overlapping windows over the whole UNet, blended at every step.
+
+Shapes: `B` batch, `C` latent channels, `F` frames of the clip, `W` frames of a window, `H W` latent height and width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cdvideo.sampling.denoise import NoisePredictor
+
+WINDOW = 16
+OVERLAP = 4
+SHUFFLED = 4
+"""Noise beyond the first window is the window's own, shuffled within so many frames: FreeNoise's stride (Qiu et al. 2024, section 3.2)."""
+
+
+def window_frames(num_frames: int, *, window: int = WINDOW, overlap: int = OVERLAP, loop: bool = False, shift: int = 0) -> list[list[int]]:
+    """The frames of each window, in order, so that every frame is in one and neighbours share at least `overlap`.
+
+    With `loop` the last frame's neighbour is the first, and windows start `shift` frames later. A clip that fits into one window is one.
+    """
+    if num_frames <= window and not loop:
+        return [list(range(num_frames))]
+    size, stride = min(window, num_frames), min(window, num_frames) - overlap
+    if loop:
+        count = -(-num_frames // stride) if num_frames > size else 2
+        starts = [shift + round(index * num_frames / count) for index in range(count)]
+        return [[(start + index) % num_frames for index in range(size)] for start in starts]
+    starts = [*range(0, num_frames - size, stride), num_frames - size]
+    return [list(range(start, start + size)) for start in starts]
+
+
+def window_weights(size: int, overlap: int = OVERLAP) -> Tensor:
+    """How much each frame of a window counts, (W,): 1 in the middle, falling linearly over the overlap towards both ends."""
+    position = torch.arange(1, size + 1, dtype=torch.float32)
+    return (torch.minimum(position, position.flip(0)) / (overlap + 1)).clamp(max=1)
+
+
+def windowed(predict_noise: NoisePredictor, *, window: int = WINDOW, overlap: int = OVERLAP, loop: bool = False) -> NoisePredictor:
+    """`predict_noise` for clips (B, C, F, H, W) of any length: of each window on its own, blended where windows overlap.
+
+    A loop's windows start elsewhere at every step, so that no frame is always at a border.
+    """
+    calls = 0
+
+    def predict(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+        nonlocal calls
+        windows = window_frames(latents.shape[2], window=window, overlap=overlap, loop=loop, shift=calls * overlap)
+        calls += 1
+        if len(windows) == 1:
+            return predict_noise(latents, timestep, states)
+        total, weight = torch.zeros_like(latents, dtype=torch.float32), torch.zeros(latents.shape[2], device=latents.device)
+        for frames in windows:
+            weights = window_weights(len(frames), overlap).to(latents.device)
+            total[:, :, frames] += weights[:, None, None] * predict_noise(latents[:, :, frames], timestep, states).float()
+            weight[frames] += weights
+        return (total / weight[:, None, None]).to(latents.dtype)
+
+    return predict
+
+
+def long_noise(noise: Tensor, num_frames: int, generator: torch.Generator, *, shuffled: int = SHUFFLED) -> Tensor:
+    """Noise (B, C, F, H, W) for `num_frames` from that of one window (B, C, W, H, W): its frames again and again, in shuffled order.
+
+    Windows that see the same noise in another order agree on what they show (FreeNoise: Qiu et al. 2024).
+    """
+    window = noise.shape[2]
+    order = list(range(min(window, num_frames)))
+    while len(order) < num_frames:
+        again = order[len(order) - window : len(order) - window + shuffled]
+        order += [again[index] for index in torch.randperm(len(again), generator=generator).tolist()]
+    return noise[:, :, order[:num_frames]]

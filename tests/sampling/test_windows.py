@@ -1,0 +1,68 @@
+"""Windows over long clips: which frames they hold, how they are blended, and that one window changes nothing."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from cdvideo.sampling import denoise, make_scheduler, seeded_noise
+from cdvideo.sampling.windows import long_noise, window_frames, window_weights, windowed
+
+
+@pytest.mark.parametrize("num_frames", [1, 7, 16, 17, 20, 28, 29, 64, 97, 512])
+@pytest.mark.parametrize("loop", [False, True])
+def test_every_frame_is_in_a_window_and_neighbours_share_some(num_frames, loop):
+    if loop and num_frames < 8:
+        pytest.skip("a loop of a few frames is refused before")
+    windows = window_frames(num_frames, loop=loop)
+    assert {frame for frames in windows for frame in frames} == set(range(num_frames))
+    assert all(len(frames) == min(16, num_frames) for frames in windows)
+    pairs = {(a, b) for frames in windows for a, b in pairwise(frames)}
+    wanted = {(frame, (frame + 1) % num_frames) for frame in range(num_frames if loop else num_frames - 1)}
+    assert wanted <= pairs, "two frames that follow each other are seen together"
+    if not loop:
+        assert all(len(set(a) & set(b)) >= 4 for a, b in pairwise(windows))
+
+
+def test_a_loops_windows_start_elsewhere_at_every_step():
+    assert window_frames(24, loop=True, shift=4)[0][:3] == [4, 5, 6]
+    assert window_frames(16, loop=True) == [list(range(16)), [*range(8, 16), *range(8)]]
+
+
+def test_weights_by_hand():
+    assert torch.allclose(window_weights(16, 4), torch.tensor([0.2, 0.4, 0.6, 0.8, *[1.0] * 8, 0.8, 0.6, 0.4, 0.2]))
+
+
+def test_overlaps_are_blended_by_hand():
+    """Windows of frames 0-15 and 4-19 that say 1 and 2: frame 0 is 1, frame 19 is 2, frame 4 is (1.0 * 1 + 0.2 * 2) / 1.2."""
+    answers = iter([1.0, 2.0])
+
+    def predict(latents, timestep, states):
+        return torch.full_like(latents, next(answers))
+
+    noise = windowed(predict)(torch.zeros(1, 4, 20, 2, 2), torch.tensor(1), torch.zeros(1, 2, 3))
+    assert noise[0, 0, [0, 19, 4], 0, 0].tolist() == pytest.approx([1, 2, 1.4 / 1.2])
+
+
+def test_a_clip_of_one_window_is_the_plain_one():
+    def predict(latents, timestep, states):
+        return latents * 0.1 + latents.mean(2, keepdim=True)
+
+    noise, text = seeded_noise(0, (1, 4, 16, 4, 4)), torch.zeros(1, 2, 3)
+    settings = {"text": text, "negative": text, "guidance_scale": 7.5}
+    plain = denoise(predict, make_scheduler("animatediff", 4), noise, **settings)
+    assert torch.equal(denoise(windowed(predict), make_scheduler("animatediff", 4), noise, **settings), plain)
+
+
+def test_long_noise_begins_with_the_windows_own_and_repeats_it_shuffled():
+    noise = seeded_noise(0, (1, 1, 16, 1, 1))
+    long = long_noise(noise, 40, torch.Generator().manual_seed(1)).flatten()
+    own = noise.flatten()
+    assert torch.equal(long[:16], own)
+    for start in range(16, 40, 4):
+        assert sorted(long[start : start + 4].tolist()) == sorted(long[start - 16 : start - 12].tolist())
+    assert not torch.equal(long[16:32], own)
+    assert torch.equal(long_noise(noise, 9, torch.Generator()).flatten(), own[:9])
+    assert torch.equal(
+        long_noise(noise, 40, torch.Generator().manual_seed(1))[:, :, :30], long_noise(noise, 30, torch.Generator().manual_seed(1))
+    )

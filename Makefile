@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-full-size lint pocket pocket-report wheel clean
+.PHONY: demo test test-full-size lint bench bench-train pocket pocket-report wheel clean
 
 demo: $(VENV)/run-ready
 	$(BIN)/cdvideo demo
@@ -17,6 +17,11 @@ lint: $(VENV)/test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: bench-train
+
+bench-train: $(VENV)/run-ready
+	$(BIN)/python -m tests.bench.train
 
 pocket: $(VENV)/pocket-ready
 	$(BIN)/python -m cdvideo.pocket

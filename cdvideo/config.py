@@ -12,7 +12,7 @@ from cdvideo.errors import UserError
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 def _listed(value: Any) -> Any:
@@ -38,6 +38,7 @@ class TrainConfig(_Model):
     images: Path | None = Field(None, description="folder with 4-7 photos of one subject; relative to the working folder")
     class_word: str | None = Field(None, alias="class", min_length=1, description="the word for what it is, such as bear")
     token: str | None = Field(None, min_length=1, description="the word that will stand for it in prompts; V* by default")
+    class_images: Path | None = Field(None, description="folder with pictures of the class for prior preservation; drawn by default")
     concepts: list[SubjectConfig] = Field([], description="several subjects, instead of images, class and token")
     base: str = Field("pocket", description="base alias, hub id, folder or checkpoint file")
     method: Method = Field("classdiffusion", description="what trains, and which losses")
@@ -70,8 +71,8 @@ class TrainConfig(_Model):
     def _one_way_of_naming(self) -> TrainConfig:
         if bool(self.concepts) == (self.images is not None):
             raise ValueError("name either images and class, or concepts")
-        if self.concepts and (self.class_word or self.token):
-            raise ValueError("with concepts, class and token belong to each of them")
+        if self.concepts and (self.class_word or self.token or self.class_images):
+            raise ValueError("with concepts, class, token and class_images belong to each of them")
         if self.images is not None and self.class_word is None:
             raise ValueError("the class is missing")
         tokens = [subject.token for subject in self.subjects]
@@ -88,7 +89,8 @@ class TrainConfig(_Model):
         """The subjects, each with its token."""
         if self.concepts:
             return [one.model_copy(update={"token": one.token or f"V{number}*"}) for number, one in enumerate(self.concepts, 1)]
-        return [SubjectConfig.model_validate({"images": self.images, "class": self.class_word, "token": self.token or "V*"})]
+        alone = {"images": self.images, "class": self.class_word, "token": self.token or "V*", "class_images": self.class_images}
+        return [SubjectConfig.model_validate(alone)]
 
     @property
     def concept_path(self) -> Path:
@@ -147,7 +149,9 @@ def checked(model: type[Loaded], values: Any, source: str) -> Loaded:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(field.alias or name for name, field in model.model_fields.items())
+        parts: dict[str, type[BaseModel]] = {"concepts": SubjectConfig, "shots": Shot}
+        within = parts.get(str(first["loc"][0]), model) if first["loc"][1:] else model
+        known = ", ".join(field.alias or name for name, field in within.model_fields.items())
         remedy = f"the keys are: {known}" if first["type"] == "extra_forbidden" else f"mend {place or 'these settings'}"
         where = f"{source}: {place}" if place else source
         message = f"{where}: {first['msg'].removeprefix('Value error, ')}"

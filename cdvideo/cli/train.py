@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def command(images: Path, base_name: str | None, device: str, dtype: str, offlin
     from cdvideo.cli.training import train_concept
 
     train_concept(settings, out, device=device, dtype=dtype, offline=offline, resume=resume)
+    if os.environ.get("RANK", "0") != "0":
+        return
     click.echo(f"concept: {out}")
     if settings.samples_every:
         click.echo(f"samples: {out.with_suffix('.training') / 'samples.png'}")

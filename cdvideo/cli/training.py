@@ -42,10 +42,6 @@ def train_concept(
         warnings.warn(message, UserNote, stacklevel=1)
     processes = Processes.join(loaded.device)
     prior_weight = method.prior_weight if settings.prior_weight is None else settings.prior_weight
-    of_classes = None
-    if prior_weight:
-        with processes.first_before_others():
-            of_classes = _class_pictures(loaded, list(named.values()), journal_folder(out), settings.num_class_images)
     journal = None
     if processes.is_first:
         journal = Journal(
@@ -58,6 +54,10 @@ def train_concept(
             logs=settings.log,
             resume=resume,
         )
+    of_classes = None
+    if prior_weight:
+        with processes.first_before_others():
+            of_classes = _class_pictures(loaded, list(named.values()), journal_folder(out), settings.num_class_images)
     what = f"learning {', '.join(named)} from {sum(map(len, photos.values()))} photos"
     with tqdm(desc=what, unit="step", total=steps, dynamic_ncols=True, disable=journal is None) as bar, closing(processes):
 

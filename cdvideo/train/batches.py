@@ -8,6 +8,7 @@ Shapes: `B` samples, `C` latent channels, `h w` latent height and width, `L` tex
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -132,7 +133,8 @@ class Batches:
     """Draws the batches of a training: of `source` and, as many again, of `prior` where it is given."""
 
     def __init__(self, base: Base, source: Source, prior: Source | None, *, seed: int, num_train_timesteps: int) -> None:
-        self.base, self.source, self.prior = base, source, prior
+        self.source, self.prior = source, prior
+        self.tokenizer = copy.deepcopy(base.tokenizer)
         self.seed, self.num_train_timesteps = seed, num_train_timesteps
         side = base.preset.native_size // base.latent_factor
         self.shape = (base.unet.config.in_channels, side, side)
@@ -149,7 +151,7 @@ class Batches:
         captions = [picture.caption for picture in pictures]
         return Batch(
             captions=captions,
-            ids=token_ids(self.base.tokenizer, captions),
+            ids=token_ids(self.tokenizer, captions),
             mask=torch.stack([picture.mask for picture in pictures]),
             pixels=_stacked([picture.pixels for picture in pictures]),
             mean=_stacked([picture.mean for picture in pictures]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,13 @@ class Journal:
         self.prompts = list(prompts) or sample_prompts(subjects)
         self.samples_every, self.scorer = samples_every, scorer
         self.sheet_path, self.log_path = folder / "samples.png", folder / "log.jsonl"
+        self._sinks = [_open(log, folder, settings) for log in logs]
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:
             for old in (self.log_path, self.sheet_path, *folder.glob("samples-*.png")):
                 old.unlink(missing_ok=True)
         self._recent: list[Progress] = []
         self._began = False
-        self._sinks = [_open(log, folder, settings) for log in logs]
 
     def step(self, progress: Progress) -> None:
         if not self._began:
@@ -84,7 +85,8 @@ class Journal:
 
     def without_tokens(self, prompt: str) -> str:
         for subject in self.subjects:
-            prompt = prompt.replace(f"{subject.token} ", "")
+            prompt = re.sub(rf"(?<!\w){re.escape(subject.token)} {re.escape(subject.class_word)}(?!\w)", subject.class_word, prompt)
+            prompt = re.sub(rf"(?<!\w){re.escape(subject.token)}(?!\w)", subject.class_word, prompt)
         return prompt
 
     def close(self) -> None:
@@ -94,14 +96,15 @@ class Journal:
     def _forget_from(self, step: int) -> None:
         """Removes what a stopped training had logged after the checkpoint that is gone on from."""
         if self.log_path.exists():
-            kept = [line for line in self.log_path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] < step]
+            kept = [line for line in self.log_path.read_text(encoding="utf-8").splitlines() if _step(line) < step]
             replace_files(self.log_path, [(self.log_path, "".join(f"{line}\n" for line in kept).encode())])
 
     def _draw_sheet(self, columns: int) -> None:
         rows, labels = [], []
         for path in sorted(self.folder.glob("samples-*.png")):
             with Image.open(path) as picture:
-                rows.append(np.stack(np.split(np.asarray(picture.convert("RGB")), columns, axis=1)))
+                pixels = np.asarray(picture.convert("RGB"))
+                rows.append(np.stack(np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1)))
             labels.append(f"step {int(path.stem.removeprefix('samples-'))}")
         labels[0] = f"{' | '.join(self.prompts)}: {labels[0]}"
         sheet = contact_sheet(rows, columns, labels)
@@ -112,6 +115,13 @@ class Journal:
             file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
         for sink in self._sinks:
             sink.numbers(step, values)
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return float("inf")
 
 
 def sample_prompts(subjects: Sequence[Subject]) -> list[str]:

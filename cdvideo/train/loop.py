@@ -64,6 +64,10 @@ class Losses:
     prior: Tensor
     spl: Tensor
 
+    def values(self) -> Tensor:
+        """All three, (3,) fp32, without a gradient."""
+        return torch.stack([self.noise, self.prior, self.spl]).detach().float()
+
 
 def train(
     base: Base,
@@ -105,6 +109,8 @@ def train(
     chosen = find_method(method)
     spl_weight = chosen.spl_weight if spl_weight is None else spl_weight
     prior_weight = chosen.prior_weight if prior_weight is None else prior_weight
+    if prior_weight and class_pictures is None:
+        raise ValueError("prior preservation needs class_pictures")
     processes = Processes.join(base.device)
     share = batch_size * accumulate
     step_rate = learning_rate * chosen.learning_rate_factor * share * processes.size
@@ -112,6 +118,7 @@ def train(
         "base": base.fingerprint,
         "tokens": [subject.token for subject in subjects],
         "class_words": [subject.class_word for subject in subjects],
+        "initializers": [subject.initializer for subject in subjects],
         "method": method,
         "steps": steps,
         "batch_size": share * processes.size,
@@ -162,6 +169,8 @@ def train(
 
         def reach(step: int) -> None:
             """What is due at a checkpoint and at the end."""
+            if not all(torch.isfinite(value).all() for value in tuning.parameters):
+                raise UserError(f"the weights are not numbers after step {step}", remedy="try a lower --learning-rate, or --dtype fp32")
             if not processes.is_first:
                 return
             score = None
@@ -184,7 +193,7 @@ def train(
             return batch.encoded(base) if base.device.type == "cpu" else batch
 
         report_every = 1 if base.device.type == "cpu" else GPU_REPORT_EVERY
-        unread: list[tuple[int, Losses, list[str]]] = []
+        unread: list[tuple[int, Tensor, list[str]]] = []
         step, checkpointed = first, bool(state)
         coming = made_ahead(draw, range(first * accumulate, steps * accumulate))
         try:
@@ -203,10 +212,10 @@ def train(
                 nn.utils.clip_grad_norm_(tuning.parameters, 1.0)
                 scaler.step(stepper)
                 scaler.update()
-                unread.append((step + 1, _mean(parts), captions))
+                unread.append((step + 1, torch.stack([losses.values() for losses in parts]).mean(0), captions))
                 is_due = (step + 1) % checkpoint_every == 0 and step + 1 < steps
                 if len(unread) == report_every or is_due or step + 1 == steps:
-                    for progress in _read(unread, steps):
+                    for progress in _read(unread, steps, processes):
                         if on_step and processes.is_first:
                             on_step(progress)
                     unread.clear()
@@ -221,6 +230,8 @@ def train(
             raise Interrupted(f"at step {step + 1}", cause=kept, remedy="go on with --resume") from None
         finally:
             coming.close()
+        if keep_best and processes.is_first and best.trained is None:
+            raise ValueError("no checkpoint had a score that is a number")
         made = concept(best.step, best.trained) if keep_best and processes.is_first else concept(steps)
     if processes.is_first:
         made.save(out)
@@ -298,16 +309,9 @@ def _checkpointed_gradients(base: Base, wanted: bool) -> Iterator[None]:
         base.unet.disable_gradient_checkpointing()
 
 
-def _mean(parts: Sequence[Losses]) -> Losses:
-    def mean(name: str) -> Tensor:
-        return torch.stack([getattr(losses, name).detach() for losses in parts]).mean()
-
-    return Losses(noise=mean("noise"), prior=mean("prior"), spl=mean("spl"))
-
-
-def _read(unread: Sequence[tuple[int, Losses, list[str]]], steps: int) -> list[Progress]:
-    """The losses of the last steps as numbers. Raises UserError for the first that is none."""
-    values = torch.stack([torch.stack([losses.noise, losses.prior, losses.spl]).float() for _, losses, _ in unread]).tolist()
+def _read(unread: Sequence[tuple[int, Tensor, list[str]]], steps: int, processes: Processes) -> list[Progress]:
+    """The losses of the last steps, the mean over the processes, as numbers. Raises UserError for the first that is none."""
+    values = processes.mean(torch.stack([losses for _, losses, _ in unread])).tolist()
     found = []
     for (step, _, captions), (noise, prior, spl) in zip(unread, values, strict=True):
         if not math.isfinite(noise + prior + spl):

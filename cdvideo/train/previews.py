@@ -51,14 +51,15 @@ def class_pictures(
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = sorted(folder.glob("*.png"))[:count]
-    for index in range(len(found), count):
+    missing = [index for index in range(count) if folder / f"{class_word}-{index:04d}.png" not in found]
+    for index in missing[: count - len(found)]:
         picture = Image.fromarray(draw(base, [f"a photo of a {class_word}"], seed=1_000_000 + index)[0])
         path = folder / f"{class_word}-{index:04d}.png"
         replace_files(path, [(path, _png(picture))])
         found.append(path)
         if on_picture:
-            on_picture(index + 1)
-    return [_square(path, base.preset.native_size) for path in found]
+            on_picture(len(found))
+    return [_square(path, base.preset.native_size) for path in sorted(found)]
 
 
 def _png(picture: Image.Image) -> bytes:

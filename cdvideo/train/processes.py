@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,13 @@ class Processes:
         flat /= self.size
         for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes, for all of them."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values /= self.size
+        return values
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from cdvideo.base import Base, key_value_names
+from cdvideo.base import key_value_names
 from cdvideo.train.methods.tuning import Tuning
-from cdvideo.train.subject import Subject
 
 
 def detach_first_token(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -21,12 +20,11 @@ def detach_first_token(module: nn.Module, inputs: Any, output: Tensor) -> Tensor
 class KeyValueTuning(Tuning):
     """Cross-attention `to_k` and `to_v` and one embedding row per token train. Kumari et al. 2023, section 3.2."""
 
-    def __init__(self, base: Base, subjects: Sequence[Subject]) -> None:
-        super().__init__(base, subjects)
+    def put_in(self) -> None:
         self._originals: dict[str, nn.Parameter] = {}
-        self._hooks = []
-        for name in key_value_names(base.unet):
-            projection = base.unet.get_submodule(name.removesuffix(".weight"))
+        self._hooks: list[RemovableHandle] = []
+        for name in key_value_names(self.base.unet):
+            projection = self.base.unet.get_submodule(name.removesuffix(".weight"))
             self._originals[name] = projection.weight
             projection.weight = self.trained[name] = nn.Parameter(projection.weight.detach().float().clone())
             self._hooks.append(projection.register_forward_hook(detach_first_token))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from cdvideo.base import Base
 from cdvideo.concept import SpectralShift
 from cdvideo.train.methods.tuning import Tuning
-from cdvideo.train.subject import Subject
 
 
 class ShiftedSpectrum(nn.Module):
@@ -33,21 +31,23 @@ class SpectralTuning(Tuning):
 
     TRAINS_ROWS = False
 
-    def __init__(self, base: Base, subjects: Sequence[Subject]) -> None:
-        super().__init__(base, subjects)
-        self._modules: list[nn.Module] = []
-        for name, module in list(base.unet.named_modules()):
+    def put_in(self) -> None:
+        self._modules: list[tuple[nn.Module, list[str]]] = []
+        for name, module in list(self.base.unet.named_modules()):
             weight = getattr(module, "weight", None)
             if isinstance(weight, nn.Parameter) and weight.ndim >= 2:
-                spectrum = ShiftedSpectrum(weight)
+                spectrum, order = ShiftedSpectrum(weight), list(module._parameters)
                 parametrize.register_parametrization(module, "weight", spectrum, unsafe=True)
                 self.trained[f"{name}.weight"] = spectrum.shift
-                self._modules.append(module)
+                self._modules.append((module, order))
 
     def tuned_weights(self) -> Mapping[str, SpectralShift]:
         return {name: SpectralShift(value.detach().clone()) for name, value in self.trained.items()}
 
     def restore(self) -> None:
-        for module in self._modules:
+        for module, order in self._modules:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+            # The parametrisation leaves the weight behind the bias, and optimisers know parameters by their order.
+            for name in order:
+                module._parameters[name] = module._parameters.pop(name)
         super().restore()

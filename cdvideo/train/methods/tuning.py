@@ -35,6 +35,14 @@ class Tuning:
         self.embedding.rows.requires_grad_(self.TRAINS_ROWS)
         base.text_encoder.set_input_embeddings(self.embedding)
         self.trained: dict[str, nn.Parameter] = {self.ROWS: self.embedding.rows} if self.TRAINS_ROWS else {}
+        try:
+            self.put_in()
+        except BaseException:
+            self.restore()
+            raise
+
+    def put_in(self) -> None:
+        """Puts what else a method trains into the base, and names it in `trained`."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:

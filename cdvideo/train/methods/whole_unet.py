@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
-from cdvideo.base import Base
 from cdvideo.train.methods.tuning import Tuning
-from cdvideo.train.subject import Subject
 
 
 class WholeUnetTuning(Tuning):
@@ -16,9 +12,8 @@ class WholeUnetTuning(Tuning):
 
     TRAINS_ROWS = False
 
-    def __init__(self, base: Base, subjects: Sequence[Subject]) -> None:
-        super().__init__(base, subjects)
-        self._originals = dict(base.unet.named_parameters())
+    def put_in(self) -> None:
+        self._originals = dict(self.base.unet.named_parameters())
         for name, original in self._originals.items():
             self.trained[name] = nn.Parameter(original.detach().float().clone())
             self._put(name, self.trained[name])

@@ -37,7 +37,7 @@ def test_the_classes_are_stable_diffusions(pocket, pocket_motion):
 def test_the_autoencoder_restores_a_picture_it_has_never_seen(pocket):
     photo = load_photo(find_photos(resource("samples", "bear"))[0]).resize((128, 128), Image.Resampling.LANCZOS)
     pixels = torch.tensor(list(photo.get_flattened_data())).view(128, 128, 3).permute(2, 0, 1)[None] / 127.5 - 1
-    restored = pocket.decode(pocket.encode(pixels)).permute(0, 3, 1, 2) / 127.5 - 1
+    restored = pocket.decode(pocket.moments(pixels)[0]).permute(0, 3, 1, 2) / 127.5 - 1
     psnr = 10 * torch.log10(4 / (restored - pixels).pow(2).mean())
     assert psnr > 23
 
@@ -47,7 +47,7 @@ def test_latents_have_unit_deviation(pocket):
     pixels = torch.stack(
         [torch.tensor(list(photo.get_flattened_data())).view(128, 128, 3).permute(2, 0, 1) / 127.5 - 1 for photo in photos]
     )
-    assert 0.5 < pocket.encode(pixels).std() < 1.6
+    assert 0.5 < pocket.moments(pixels)[0].std() < 1.6
 
 
 @pytest.mark.parametrize(("near", "far"), [("a photo of a happy bear", "a photo of a dog"), ("a picture of a bear", "a photo of a frog")])

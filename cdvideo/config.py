@@ -16,7 +16,7 @@ class _Model(BaseModel):
 
 
 def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | Path) else value
 
 
 class SubjectConfig(_Model):
@@ -112,7 +112,9 @@ class Storyboard(_Model):
     """A film: shots that follow each other with hard cuts."""
 
     title: str = Field(min_length=1, description="names the film and its files")
-    concept: Path | None = Field(None, description="concept file; relative to the storyboard, then to the working folder")
+    concept: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = Field(
+        (), description="concept file, or several; relative to the storyboard, then to the working folder"
+    )
     base: str | None = Field(None, description="base; the concept's by default")
     motion: str | None = Field(None, description="motion module; the base's own by default")
     fps: float = Field(8, gt=0, le=120, description="frames a second")

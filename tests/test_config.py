@@ -49,7 +49,7 @@ def test_a_shot_overrides_its_storyboard():
 def test_a_missing_concept_says_where_it_was_looked_for(tmp_path):
     board = Storyboard.model_validate({"title": "t", "concept": "none.safetensors", "shots": [{"prompt": "a"}]})
     with pytest.raises(UserError, match=r"none\.safetensors") as refused:
-        find_concept(board, tmp_path / "board.yaml")
+        find_concept(board.concept[0], tmp_path / "board.yaml")
     assert str(tmp_path) in refused.value.cause
 
 

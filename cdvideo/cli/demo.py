@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from cdvideo.storyboard import Film
 
 
 @click.command("demo")
@@ -23,9 +27,26 @@ def command(out: Path) -> None:
     check_destination(out / "film.mp4")
     concept = out / "concepts" / "bear.safetensors"
     source = resource("configs", "storyboards", "bear.yaml")
-    board = load_yaml(source, Storyboard).model_copy(update={"concept": concept.resolve()})
+    board = load_yaml(source, Storyboard).model_copy(update={"concept": (concept.resolve(),)})
     photos = resource("samples", "bear")
     click.echo(f"photos:  {photos}")
     train_concept(TrainConfig.model_validate({"images": photos, "class": "bear"}), concept)
     click.echo(f"concept: {concept}")
-    render_film(board, source, out)
+    film = render_film(board, source, out)
+    overview = out / "demo.png"
+    _overview(photos, film, [shot.prompt for shot in board.shots], overview)
+    click.echo(f"overview: {overview}")
+
+
+def _overview(photos: Path, film: Film, prompts: list[str], path: Path) -> None:
+    """The photos in a row, and under them a row of frames for each shot."""
+    import numpy as np
+
+    from cdvideo.train import find_photos, load_photo
+    from cdvideo.video import contact_sheet, read
+
+    clips = [read(shot) for shot in film.shots]
+    side = clips[0].width
+    learnt = np.stack([np.asarray(load_photo(photo).resize((side, side))) for photo in find_photos(photos)])
+    labels = [f"the {len(learnt)} pictures that it learns from", *prompts]
+    contact_sheet([learnt, *clips], columns=6, labels=labels).save(path)

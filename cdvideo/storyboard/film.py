@@ -35,8 +35,8 @@ def render(
     storyboard: Storyboard, source: Path, out: Path, *, device: str = "auto", dtype: str = "auto", on_shot: OnShot | None = None
 ) -> Film:
     """The film of a storyboard read from `source`, written into the folder `out` as one MP4, one GIF, a contact sheet and its shots."""
-    concept_path = find_concept(storyboard, source)
-    base_name = storyboard.base or (read_header(concept_path).base if concept_path else "pocket")
+    concept_paths = [find_concept(named, source) for named in storyboard.concept]
+    base_name = storyboard.base or (read_header(concept_paths[0]).base if concept_paths else "pocket")
     name = slug(storyboard.title)
     files = {suffix: out / f"{name}.{suffix}" for suffix in ("mp4", "gif")}
     shots_folder = out / "shots"
@@ -46,13 +46,18 @@ def render(
         animate.parse_size(storyboard.size)
 
     loaded = base.load(base_name, device=device, dtype=dtype)
-    concept = Concept.load(concept_path) if concept_path else None
+    concepts = [Concept.load(path) for path in concept_paths]
     module = motion.load_motion(
         storyboard.motion or loaded.preset.default_motion, base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device
     )
-    origin = {"base": loaded.fingerprint, "concept": _digest(concept_path), "motion": module.fingerprint, "dtype": str(loaded.dtype)}
+    origin = {
+        "base": loaded.fingerprint,
+        "concepts": [concept.digest for concept in concepts],
+        "motion": module.fingerprint,
+        "dtype": str(loaded.dtype),
+    }
     clips, paths, num_rendered = [], [], 0
-    with animate.Studio(loaded, [concept] if concept else [], module) as studio:
+    with animate.Studio(loaded, concepts, module) as studio:
         cameras = {moves: studio.camera_moves(moves) for moves in dict.fromkeys(shot.camera for shot in storyboard.shots)}
         for number, shot in enumerate(storyboard.shots, 1):
             settings = shot_settings(storyboard, shot)
@@ -92,24 +97,18 @@ def shot_settings(storyboard: Storyboard, shot: Shot) -> dict[str, Any]:
     }
 
 
-def find_concept(storyboard: Storyboard, source: Path) -> Path | None:
-    """The concept file that the storyboard names, beside itself or in the working folder. Raises UserError where it is in neither."""
-    if storyboard.concept is None:
-        return None
-    candidates = [source.parent / storyboard.concept, storyboard.concept]
+def find_concept(named: Path, source: Path) -> Path:
+    """The concept file that a storyboard names, beside itself or in the working folder. Raises UserError where it is in neither."""
+    candidates = [source.parent / named, named]
     for candidate in candidates:
         if candidate.exists():
             return candidate
     raise UserError(
-        f"{source} names the concept {storyboard.concept}, which does not exist",
+        f"{source} names the concept {named}, which does not exist",
         cause=f"looked for {' and '.join(str(candidate) for candidate in candidates)}",
-        remedy=f"train it: cdvideo train IMAGES --class WORD --out {storyboard.concept}",
+        remedy=f"train it: cdvideo train IMAGES --class WORD --out {named}",
     )
 
 
 def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "film"
-
-
-def _digest(path: Path | None) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path else None

@@ -46,6 +46,8 @@ class Studio:
         self.concepts = [(concept.renamed(own), strength) for (concept, strength), own in zip(pairs, names, strict=True)]
         self._digests = [concept.digest for concept, _ in pairs]
         self.joining = joining or ("whole" if len(pairs) < 2 else "local")
+        if self.joining == "whole" and len(pairs) > 1:
+            raise ValueError("several concepts are joined locally, or merged into one before")
         self._local: list[LocalConcept] = []
         self._inside: list[Injection | Vocabulary] = []
         self._motion_unet: Any = None

@@ -180,6 +180,8 @@ def export(workshop: Workshop) -> None:
     """
     folder = workshop.folder
     paint_samples(workshop.painter, ROOT / "samples")
+    if (drawn := folder / "unet" / "samples.png").exists():
+        shutil.copy(drawn, ROOT / "samples" / "pocket.png")
     lesson = workshop.clip()
     if (folder / "judge" / CHECKPOINT).exists():
         judge.save(judge.finished(folder / "judge"), WEIGHTS / "judge")

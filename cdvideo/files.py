@@ -8,12 +8,14 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cdvideo.errors import UserError
 
 _PROBE_BYTES = 4096
+_LEFT_BEHIND_SECONDS = 3600
 ELSEWHERE = "give another path"
 
 
@@ -94,6 +96,8 @@ def replace_files(target: Path, files: Iterable[tuple[Path, bytes]]) -> None:
                 # Through a link the file itself is replaced, not the link.
                 final = Path(os.path.realpath(path))
                 _make_folders(final.parent, made)
+                if final.parent not in {staged_final.parent for _, staged_final in staged}:
+                    _sweep(final.parent)
                 temporary = final.with_name(f".cdvideo-{secrets.token_hex(6)}.partial")
                 staged.append((temporary, final))
                 with open(temporary, "xb") as file:
@@ -111,6 +115,14 @@ def replace_files(target: Path, files: Iterable[tuple[Path, bytes]]) -> None:
             for folder in reversed(made):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
+
+
+def _sweep(folder: Path) -> None:
+    """Removes temporary files of processes that were killed while they wrote: those that nobody has written to for an hour."""
+    for left in folder.glob(".cdvideo-*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT_BEHIND_SECONDS:
+                left.unlink()
 
 
 def _make_folders(folder: Path, made: list[Path]) -> None:

@@ -122,7 +122,7 @@ class Storyboard(_Model):
     steps: int | None = Field(None, ge=1, le=1000, description="denoising steps")
     guidance: float | None = Field(None, ge=0, description="guidance scale")
     size: str | None = Field(None, description="WIDTHxHEIGHT in pixels")
-    negative: str = Field("bad quality, worse quality", description="what is not to be seen")
+    negative: str | None = Field(None, description="what is not to be seen; the base's own by default")
     shots: list[Shot] = Field(min_length=1, description="the shots in order")
 
 

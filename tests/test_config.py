@@ -42,7 +42,7 @@ def test_a_shot_overrides_its_storyboard():
         {"title": "t", "frames": 8, "guidance": 5, "shots": [{"prompt": "a"}, {"prompt": "b", "frames": 4, "guidance": 0, "negative": ""}]}
     )
     first, second = (shot_settings(board, shot) for shot in board.shots)
-    assert (first["num_frames"], first["guidance_scale"], first["negative"]) == (8, 5, "bad quality, worse quality")
+    assert (first["num_frames"], first["guidance_scale"], first["negative"]) == (8, 5, None)
     assert (second["num_frames"], second["guidance_scale"], second["negative"]) == (4, 0, "")
 
 

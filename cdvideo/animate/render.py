@@ -17,7 +17,6 @@ from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, lo
 from cdvideo.sampling import WINDOW, denoise, long_noise, make_scheduler, noise_generator, windowed
 from cdvideo.video import Clip
 
-DEFAULT_NEGATIVE = "bad quality, worse quality"
 MAX_FRAMES = 4096
 LEAST_LOOP = 8
 
@@ -92,7 +91,7 @@ class Studio:
         size: tuple[int, int] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        negative: str = DEFAULT_NEGATIVE,
+        negative: str | None = None,
         seed: int = 0,
         schedule: str = "animatediff",
         sampler: str = "ddim",
@@ -135,7 +134,7 @@ class Studio:
         size: tuple[int, int] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        negative: str = DEFAULT_NEGATIVE,
+        negative: str | None = None,
         seed: int = 0,
         schedule: str = "stable-diffusion",
         sampler: str = "ddim",
@@ -183,7 +182,7 @@ class Studio:
         size: tuple[int, int] | None,
         num_inference_steps: int | None,
         guidance_scale: float | None,
-        negative: str,
+        negative: str | None,
         seed: int,
         schedule: str,
         sampler: str,
@@ -196,7 +195,7 @@ class Studio:
             raise UserError(f"{seed} is no seed", remedy="choose --seed from 0 to 9223372036854775807")
         return {
             "prompt": prompt,
-            "negative": negative,
+            "negative": preset.negative_prompt if negative is None else negative,
             "seed": seed,
             "size": [width, height],
             "steps": preset.num_inference_steps if num_inference_steps is None else num_inference_steps,

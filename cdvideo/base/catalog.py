@@ -43,7 +43,7 @@ class BasePreset:
     """What suits one kind of base. Sizes are in pixels; `learning_rate` is for one picture and is multiplied by the batch size.
 
     `initializer_tokens` are the vocabulary entries whose embeddings new tokens start from; where there are none, it is the class word's.
-    `extra_steps` are trained for several concepts together.
+    `negative_prompt` is what is not to be seen unless the user says otherwise. `extra_steps` are trained for several concepts together.
     """
 
     kind: str
@@ -51,6 +51,7 @@ class BasePreset:
     default_motion: str
     num_inference_steps: int = 25
     guidance_scale: float = 7.5
+    negative_prompt: str = ""
     train_steps: int
     batch_size: int
     learning_rate: float
@@ -158,6 +159,7 @@ SD15_PRESET = BasePreset(
     kind="sd15",
     native_size=512,
     default_motion="v2",
+    negative_prompt="bad quality, worse quality",
     train_steps=500,
     batch_size=2,
     learning_rate=1e-5,
@@ -168,7 +170,7 @@ POCKET_PRESET = BasePreset(
     kind="pocket",
     native_size=128,
     default_motion="pocket",
-    guidance_scale=4.0,
+    guidance_scale=6.0,
     train_steps=240,
     extra_steps=240,
     batch_size=4,

@@ -44,7 +44,7 @@ def sampling_options(function: Command) -> Command:
             click.option("--base", "base_name", help="Base model; by default the concept's, else pocket."),
             click.option("--size", help="WIDTHxHEIGHT in pixels; by default the base's own."),
             click.option("--steps", type=int, help="Denoising steps; by default the base's own (25)."),
-            click.option("--guidance", type=float, help="Guidance scale; by default the base's own (7.5; pocket 4)."),
+            click.option("--guidance", type=float, help="Guidance scale; by default the base's own (7.5; pocket 6)."),
             click.option(
                 "--sampler",
                 type=click.Choice(["ddim", "euler", "euler-a", "dpm++2m", "dpm++2m-karras", "lcm"]),
@@ -52,7 +52,9 @@ def sampling_options(function: Command) -> Command:
                 show_default=True,
                 help="How steps are taken; lcm with models made for few steps.",
             ),
-            click.option("--negative", default="bad quality, worse quality", show_default=True, help="What is not to be seen."),
+            click.option(
+                "--negative", help="What is not to be seen; by default the base's own (SD1.5: bad quality, worse quality; pocket: nothing)."
+            ),
             click.option("--seed", type=int, default=0, show_default=True, help="The same seed renders the same picture."),
         )
     ):

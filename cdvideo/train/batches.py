@@ -9,7 +9,6 @@ Shapes: `B` samples, `C` latent channels, `h w` latent height and width, `L` tex
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -111,13 +110,6 @@ class Batch:
     noise: Tensor
     timesteps: Tensor
     num_prior: int
-
-    def encoded(self, base: Base) -> Batch:
-        """The batch with its posteriors' moments in place of its pixels; itself where it has none."""
-        if self.pixels is None:
-            return self
-        mean, std = base.moments(self.pixels)
-        return dataclasses.replace(self, pixels=None, mean=mean, std=std)
 
     def latents(self, base: Base) -> Tensor:
         """Clean latents (B, C, h, w), sampled from the posteriors."""

@@ -188,9 +188,7 @@ def train(
         def draw(micro_step: int) -> Batch:
             step, turn = divmod(micro_step, accumulate)
             start = processes.rank * share + turn * batch_size
-            batch = batches.draw(step, range(start, start + batch_size))
-            # On a CPU the drawing thread encodes too, on cores that the step's many small operations leave idle. A GPU has one queue.
-            return batch.encoded(base) if base.device.type == "cpu" else batch
+            return batches.draw(step, range(start, start + batch_size))
 
         report_every = 1 if base.device.type == "cpu" else GPU_REPORT_EVERY
         unread: list[tuple[int, Tensor, list[str]]] = []

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from cdvideo.pocket import judge
+from cdvideo.pocket.recipes import alone
 from cdvideo.pocket.recipes import judge as recipe
 from cdvideo.pocket.recipes.run import Run
 from cdvideo.pocket.world.moves import MOTIONS, Pose, moved
@@ -218,7 +219,7 @@ def test_the_pose_starts_where_the_judge_looks():
 
 def test_a_training_goes_on_where_it_stopped(painter, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "elapsed", property(lambda run: float(run.step)))  # a second a step
-    monkeypatch.setattr(recipe, "constant_then_decay", lambda fraction: 1.0)
+    monkeypatch.setattr(alone, "constant_then_decay", lambda fraction: 1.0)
     monkeypatch.setattr(recipe, "held_out_accuracy", lambda *_: {})
 
     def weights(name: str, *ends: int) -> dict[str, torch.Tensor]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 LOW_RANK_FORMAT_VERSION = 2
 SPECTRAL_FORMAT_VERSION = 3
+KEY_VALUE_SUFFIXES = ("attn2.to_k.weight", "attn2.to_v.weight")
 UNKNOWN = "unknown"
 """What the header of an imported concept says where the files that it came from did not."""
 _MAX_HEADER_BYTES = 100_000_000
@@ -149,6 +150,11 @@ class Concept:
         header = replace(self.header, tokens=tuple(names[token] for token in self.header.tokens))
         embeddings = {names[token]: row for token, row in self.embeddings.items()}
         return replace(self, header=header, embeddings=embeddings)
+
+    @property
+    def beyond_key_values(self) -> list[str]:
+        """The tuned weights that are no cross-attention keys or values."""
+        return [name for name in self.key_values if not name.endswith(KEY_VALUE_SUFFIXES)]
 
     @property
     def is_compressed(self) -> bool:

@@ -205,14 +205,11 @@ class Studio:
         }
 
     def _origin(self) -> dict[str, Any]:
-        concepts = describe_local(self.concepts)
-        for entry, digest in zip(concepts, self._digests, strict=True):
-            entry["digest"] = digest
         return {
             "base": self.base.id,
             "base_fingerprint": self.base.fingerprint,
             "dtype": str(self.base.dtype).removeprefix("torch."),
-            "concepts": concepts,
+            "concepts": describe_local(self.concepts, self._digests),
             "joining": self.joining,
             "versions": versions(),
         }

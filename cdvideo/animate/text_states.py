@@ -71,7 +71,7 @@ def phrase_positions(base: Base, prompts: Sequence[str], concept: Concept) -> Te
 def require_local(concepts: Sequence[Concept]) -> None:
     """Raises UserError for a concept whose method tuned more than keys and values: it cannot be kept to its own phrase."""
     for concept in concepts:
-        if not all(name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for name in concept.key_values):
+        if concept.beyond_key_values:
             raise UserError(
                 f"the concept of {', '.join(concept.header.tokens)} cannot share a picture with another",
                 cause=f"it was made by {concept.header.method}, which tunes the whole UNet",
@@ -79,15 +79,15 @@ def require_local(concepts: Sequence[Concept]) -> None:
             )
 
 
-def describe_local(local: Sequence[LocalConcept]) -> list[dict[str, Any]]:
-    """What a record says of the concepts."""
+def describe_local(local: Sequence[LocalConcept], digests: Sequence[str]) -> list[dict[str, Any]]:
+    """What a record says of the concepts; `digests` are those of their files, whose tokens may have had other names."""
     return [
         {
             "file": str(concept.source) if concept.source else None,
-            "digest": concept.digest,
+            "digest": digest,
             "tokens": list(concept.header.tokens),
             "class_words": list(concept.header.class_words),
             "strength": strength,
         }
-        for concept, strength in local
+        for (concept, strength), digest in zip(local, digests, strict=True)
     ]

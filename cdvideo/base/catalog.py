@@ -55,7 +55,6 @@ class BasePreset:
     train_steps: int
     batch_size: int
     learning_rate: float
-    spl_weight: float = 1.0
     initializer_tokens: tuple[str, ...] = ()
     extra_steps: int = 0
 

@@ -16,7 +16,7 @@ from cdvideo.base.catalog import BasePreset, preset_for
 from cdvideo.base.device import resolve_device, resolve_dtype
 from cdvideo.base.loading import Components, fingerprint, load_components
 from cdvideo.base.text import ConceptEmbedding, eos_features, token_ids, tokenizer_with
-from cdvideo.concept import Concept
+from cdvideo.concept import KEY_VALUE_SUFFIXES, Concept
 from cdvideo.errors import UserError
 
 
@@ -167,7 +167,7 @@ class Injection:
 
 def key_value_names(unet: Any) -> list[str]:
     """The names of the cross-attention key and value matrices of a UNet2DConditionModel."""
-    return [name for name, _ in unet.named_parameters() if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+    return [name for name, _ in unet.named_parameters() if name.endswith(KEY_VALUE_SUFFIXES)]
 
 
 def _check_belongs(base: Base, concept: Concept) -> None:

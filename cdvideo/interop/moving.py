@@ -55,7 +55,7 @@ def key_value_weights(base: Base, concept: Concept) -> dict[str, Tensor]:
 
 def require_key_values(concept: Concept) -> None:
     """Raises UserError unless the concept holds cross-attention keys and values, and nothing else of the UNet."""
-    others = [name for name in concept.key_values if not name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+    others = concept.beyond_key_values
     if others or not concept.key_values:
         holds = f"it holds {others[0]}" if others else "it holds an embedding alone"
         raise UserError(

@@ -15,7 +15,7 @@ from PIL import Image
 from cdvideo.errors import UserError
 from cdvideo.files import replace_files
 from cdvideo.train.loop import Milestone, Progress
-from cdvideo.train.previews import SAMPLE_PHRASES, _png, draw
+from cdvideo.train.previews import SAMPLE_PHRASES, draw, png_bytes
 from cdvideo.train.subject import Subject
 from cdvideo.video.sheet import contact_sheet
 
@@ -74,7 +74,7 @@ class Journal:
             pictures = draw(milestone.base, self.prompts)
             row = Image.fromarray(np.concatenate(list(pictures), axis=1))
             path = self.folder / f"samples-{milestone.step:06d}.png"
-            replace_files(path, [(path, _png(row))])
+            replace_files(path, [(path, png_bytes(row))])
             self._draw_sheet(len(pictures))
             for sink in self._sinks:
                 sink.picture(milestone.step, np.asarray(row))
@@ -108,7 +108,7 @@ class Journal:
             labels.append(f"step {int(path.stem.removeprefix('samples-'))}")
         labels[0] = f"{' | '.join(self.prompts)}: {labels[0]}"
         sheet = contact_sheet(rows, columns, labels)
-        replace_files(self.sheet_path, [(self.sheet_path, _png(sheet))])
+        replace_files(self.sheet_path, [(self.sheet_path, png_bytes(sheet))])
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         with self.log_path.open("a", encoding="utf-8") as file:

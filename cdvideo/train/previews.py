@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -55,16 +56,15 @@ def class_pictures(
     for index in missing[: count - len(found)]:
         picture = Image.fromarray(draw(base, [f"a photo of a {class_word}"], seed=1_000_000 + index)[0])
         path = folder / f"{class_word}-{index:04d}.png"
-        replace_files(path, [(path, _png(picture))])
+        replace_files(path, [(path, png_bytes(picture))])
         found.append(path)
         if on_picture:
             on_picture(len(found))
     return [_square(path, base.preset.native_size) for path in sorted(found)]
 
 
-def _png(picture: Image.Image) -> bytes:
-    import io
-
+def png_bytes(picture: Image.Image) -> bytes:
+    """The picture as a PNG file holds it."""
     content = io.BytesIO()
     picture.save(content, "PNG")
     return content.getvalue()

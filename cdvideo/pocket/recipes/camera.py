@@ -66,7 +66,7 @@ def train_worker(rank: int, processes: int, data: Path, unet_folder: Path, motio
         average_decay=DECAY,
         log_every=20,
     )
-    latents, noising = Latents.load(data).to(shared.device), Noising(shared.device)
+    latents, noising = Latents.load(data).to(shared.device), Noising(shared.device, floor=motion.FLOOR)
     adapter = motion.finished(unet_folder, motion_folder)
     model = moving_parts(attach(unet.finished(unet_folder), MotionModule.from_adapter(adapter, source="pocket")))
     unet.plain_attention_on_cpu(model, shared.device)

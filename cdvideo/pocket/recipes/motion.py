@@ -28,6 +28,8 @@ from cdvideo.sampling.schedules import make_scheduler
 DECAY = 0.998
 HELD_OUT = 32
 LINEAR = 1
+FLOOR = 0.1 / 16
+"""Sixteen frames say together what one leaves open, so that where a subject walks is decided at sixteen times a still's noise."""
 SHOWN = (("bear", "on the beach"), ("car", "on the street"), ("penguin", "in the snow"), ("cat", "on a pink background"))
 
 
@@ -70,7 +72,7 @@ def train_worker(rank: int, processes: int, data: Path, unet_folder: Path, folde
         average_decay=DECAY,
         log_every=50,
     )
-    latents, noising = Latents.load(data).to(shared.device), Noising(shared.device)
+    latents, noising = Latents.load(data).to(shared.device), Noising(shared.device, floor=FLOOR)
     base = unet.finished(unet_folder)
     model = moving_parts(base, build(base))
     unet.plain_attention_on_cpu(model, shared.device)

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-
 from cdvideo import train
 from cdvideo.base import Base
 from cdvideo.concept import Concept
@@ -22,6 +19,7 @@ from cdvideo.pocket.report.likeness import sample_subjects
 from cdvideo.pocket.report.prompts import Prompt, personal_prompts
 from cdvideo.pocket.report.rendering import Order, load_base, renderer
 from cdvideo.pocket.report.shelf import Record, Shelf, work_through
+from cdvideo.train.preservation import class_distances
 
 TOKEN = "V*"
 METHODS = {"Custom Diffusion": 0.0, "ClassDiffusion": 1.0}
@@ -112,19 +110,12 @@ def concepts_along(base: Base, training: Training) -> dict[int, float]:
         resume=train.checkpoint_path(out).exists(),
         on_milestone=keep,
     )
-    return {
-        step: class_distance(base, Concept.load(concept_path(training.folder, training.subject, training.method, step))) for step in steps
-    }
-
-
-@torch.no_grad()
-def class_distance(base: Base, concept: Concept) -> float:
-    """The paper's D_cos: from "a photo of a bear" to "a photo of a V* bear" at the end of text, in [0, 2]."""
-    token, word = concept.header.tokens[0], concept.header.class_words[0]
-    class_feature = base.text_features([f"a photo of a {word}"]).float()
-    with base.inject(concept):
-        own = base.text_features([f"a photo of a {token} {word}"]).float()
-    return float(1 - F.cosine_similarity(own, class_feature).item())
+    distances = {}
+    for step in steps:
+        concept = Concept.load(concept_path(training.folder, training.subject, training.method, step))
+        with base.inject(concept):
+            distances[step] = class_distances(base, [subject])[TOKEN]
+    return distances
 
 
 def cells(plan: Plan, folder: Path) -> dict[str, Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,6 +131,8 @@ def train(
         "optimizer": optimizer,
         "seed": seed,
         "photos": sum(map(len, photos.values())),
+        "content of the photos": _digest(photos),
+        "dtype": str(base.dtype).removeprefix("torch."),
     }
     state = load_checkpoint(checkpoint_path(out), settings) if resume else None
     scheduler = DDPMScheduler.from_config(base.components.scheduler_config)
@@ -272,6 +275,17 @@ class _Best:
     def offer(self, step: int, score: float, trained: dict[str, Tensor]) -> None:
         if score > self.score:
             self.step, self.score, self.trained = step, score, trained
+
+
+def _digest(photos: Mapping[str, Sequence[Photo | Image.Image]]) -> str:
+    """Eight hex digits of all that is learnt from: pictures, masks and captions."""
+    found = hashlib.sha256()
+    for token, some in photos.items():
+        for one in some:
+            parts = (one.picture, one.mask, one.caption) if isinstance(one, Photo) else (one, None, None)
+            for part in (token, *parts):
+                found.update(part.tobytes() if isinstance(part, Image.Image) else str(part).encode())
+    return found.hexdigest()[:8]
 
 
 def _batches(

@@ -112,7 +112,8 @@ def test_the_best_needs_a_score(small, pictures, tmp_path):
         ({"steps": 9}, "steps"),
         ({"prior_weight": 0.5}, "prior_weight"),
         ({"initializer": "teddy"}, "initializer"),
-        ({"photos": 2}, "photos"),
+        ({"photos": slice(2)}, "photos"),
+        ({"photos": slice(None, None, -1)}, "content of the photos"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -122,7 +123,7 @@ def test_a_resume_with_another_setting_is_refused(small, pictures, tmp_path, cha
         run(small, pictures, out, checkpoint_every=1, on_step=stop_at(2))
     changed = dict(changed)
     subject = type(BEAR)(token="V*", class_word="bear", initializer=changed.pop("initializer", BEAR.initializer))
-    photos = {"V*": pictures["V*"][: changed.pop("photos", 3)]}
+    photos = {"V*": pictures["V*"][changed.pop("photos", slice(3))]}
     with pytest.raises(UserError, match=f"{named}.* was "):
         run(small, photos, out, (subject,), resume=True, class_pictures={"bear": pictures["V2*"]}, **changed)
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from einops import rearrange
 from torch import Tensor
 
-from cdvideo.animate.text_states import LocalConcept, TextKeyValues, describe_local, require_local
+from cdvideo.animate.denoising import OnStep, initial_noise, mixed_text, noise_predictor
+from cdvideo.animate.settings import (
+    Course,
+    check_length,
+    describe_cameras,
+    prompts_by_frame,
+    sampling_settings,
+    strengths_by_frame,
+)
+from cdvideo.animate.text_states import LocalConcept, TextKeyValues, describe_local, require_key_values
+from cdvideo.animate.tokens import say_unknown_tokens, tokenize
 from cdvideo.base import Base, Injection, Vocabulary, versions
 from cdvideo.concept import Concept, distinct_names
-from cdvideo.errors import UserError
 from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
-from cdvideo.sampling import WINDOW, denoise, long_noise, make_scheduler, noise_generator, windowed
+from cdvideo.sampling import WINDOW, denoise, make_scheduler, noise_generator, windowed
 from cdvideo.video import Clip
-
-MAX_FRAMES = 4096
-LEAST_LOOP = 8
-
-OnStep = Callable[[int, int], None]
 
 
 class Studio:
@@ -47,16 +51,14 @@ class Studio:
         self.joining = joining or ("whole" if len(pairs) < 2 else "local")
         if self.joining == "whole" and len(pairs) > 1:
             raise ValueError("several concepts are joined locally, or merged into one before")
-        self._local: list[LocalConcept] = []
         self._inside: list[Injection | Vocabulary] = []
         self._motion_unet: Any = None
         try:
             if self.joining == "local":
-                require_local([concept for concept, _ in self.concepts])
-                self._inside = [Vocabulary(base, [concept for concept, _ in self.concepts])]
-                self._local = self.concepts
+                require_key_values(self._plain_concepts, "share a picture with another")
+                self._inside = [Vocabulary(base, self._plain_concepts)]
             else:
-                self._inside = [base.inject(concept, strength) for concept, strength in self.concepts]
+                self._inside = self._injected()
             if motion is not None:
                 self._motion_unet = attach(base.unet, motion, motion_norm=motion_norm)
         except BaseException:
@@ -65,8 +67,7 @@ class Studio:
 
     def close(self) -> None:
         self._motion_unet = None
-        while self._inside:
-            self._inside.pop().eject()
+        self._take_out()
 
     def __enter__(self) -> Studio:
         return self
@@ -84,8 +85,11 @@ class Studio:
 
     def clip(
         self,
-        prompt: str,
+        prompt: str | None = None,
         *,
+        prompts: Mapping[int, str] | None = None,
+        travel: str = "linear",
+        concept_strengths: Sequence[Course] = (),
         num_frames: int = 16,
         fps: float = 8,
         size: tuple[int, int] | None = None,
@@ -101,30 +105,45 @@ class Studio:
     ) -> Clip:
         """`num_frames` frames and a record of every setting. `size` is (width, height) in pixels; the base's own by default.
 
-        `cameras` are MotionLoRAs and their strengths; they are in the motion module for this clip alone. More than 16 frames are rendered
-        in overlapping windows of 16; with `loop` the last frame leads back to the first.
+        `prompts` by frame turn into each other as `travel` says: linear, smooth or hold; `prompt` is that of frame 0. `concept_strengths`
+        are factors by frame of the concepts' strengths, linear in between: one course for all concepts, or one for each. `cameras` are
+        MotionLoRAs and their strengths; they are in the motion module for this clip alone. More than 16 frames are rendered in overlapping
+        windows of 16; with `loop` the last frame leads back to the first.
         """
         if self._motion_unet is None:
             raise ValueError("this studio has no motion module; give it one, or ask for a still")
-        least = LEAST_LOOP if loop else 1
-        if not least <= num_frames <= MAX_FRAMES:
-            what = "loop" if loop else "render"
-            raise UserError(f"cannot {what} {num_frames} frames", remedy=f"choose --frames from {least} to {MAX_FRAMES}; 16 is usual")
-        if fps <= 0 or fps > 120:
-            raise UserError(f"cannot play {fps:g} frames a second", remedy="choose --fps from 1 to 120; 8 is usual")
-        settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule, sampler)
-        width, height = settings["size"]
-        shape = (1, self.base.unet.config.in_channels, num_frames, height // self.base.latent_factor, width // self.base.latent_factor)
+        check_length(num_frames, fps, loop=loop)
+        course = prompts_by_frame(prompt, prompts, travel, num_frames)
+        strengths = strengths_by_frame(concept_strengths, len(self.concepts), num_frames)
+        settings = sampling_settings(
+            self.base,
+            size=size,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative=negative,
+            seed=seed,
+            schedule=schedule,
+            sampler=sampler,
+        )
         with LoraInjection(self._motion_unet, cameras):
-            latents = self._denoise(self._motion_unet, shape, settings, on_step, loop)
+            latents = self._denoise(
+                settings, prompts=course, travel=travel, strengths=strengths, num_frames=num_frames, loop=loop, on_step=on_step
+            )
         frames = self.base.decode(rearrange(latents, "1 c f h w -> f c h w")).numpy()
+        over_time = {
+            "prompts": _written(course) if len(course) > 1 else None,
+            "travel": travel,
+            "concept_strengths": [_written(one) for one in strengths],
+        }
         motion = {
             "motion": self.motion.source if self.motion else None,
             "motion_fingerprint": self.motion.fingerprint if self.motion else None,
             "motion_norm": self.motion_norm,
             "cameras": describe_cameras(cameras),
         }
-        record = {"kind": "clip", **settings, "frames": num_frames, "fps": fps, "loop": loop, **motion, **self._origin()}
+        length = {"frames": num_frames, "fps": fps, "loop": loop}
+        first = next(iter(course.values()))
+        record = {"kind": "clip", "prompt": first, **over_time, **settings, **length, **motion, **self._origin()}
         return Clip(frames=frames, fps=fps, record=record)
 
     def still(
@@ -141,68 +160,97 @@ class Studio:
         on_step: OnStep | None = None,
     ) -> Clip:
         """A clip of one frame, from the base's own UNet without motion."""
-        settings = self._settings(prompt, size, num_inference_steps, guidance_scale, negative, seed, schedule, sampler)
-        width, height = settings["size"]
-        shape = (1, self.base.unet.config.in_channels, height // self.base.latent_factor, width // self.base.latent_factor)
-        latents = self._denoise(self.base.unet, shape, settings, on_step)
-        return Clip(frames=self.base.decode(latents).numpy(), fps=1, record={"kind": "still", **settings, **self._origin()})
+        settings = sampling_settings(
+            self.base,
+            size=size,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            negative=negative,
+            seed=seed,
+            schedule=schedule,
+            sampler=sampler,
+        )
+        latents = self._denoise(settings, prompts={0: prompt}, on_step=on_step)
+        record = {"kind": "still", "prompt": prompt, **settings, **self._origin()}
+        return Clip(frames=self.base.decode(latents).numpy(), fps=1, record=record)
 
     @property
     def window(self) -> int:
         """Frames that the motion module sees at once."""
         return min(WINDOW, self.motion.max_frames) if self.motion else WINDOW
 
-    def _denoise(self, unet: Any, shape: tuple[int, ...], settings: dict[str, Any], on_step: OnStep | None, loop: bool = False) -> Tensor:
-        base, guidance = self.base, settings["guidance"]
-        text = TextKeyValues(base, [settings["negative"], settings["prompt"]], self._local)
-
-        def predict_noise(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-            if latents.ndim == 5:
-                states = states.repeat_interleave(latents.shape[2], dim=0)
-            return unet(latents, timestep, encoder_hidden_states=states).sample
-
-        scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
+    def _denoise(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        prompts: Mapping[int, str],
+        travel: str = "linear",
+        strengths: Sequence[Course] = (),
+        num_frames: int | None = None,
+        loop: bool = False,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """The latents of a clip of `num_frames`, or of a still."""
+        base, unet = self.base, self.base.unet if num_frames is None else self._motion_unet
+        width, height = (side // base.latent_factor for side in settings["size"])
+        length = () if num_frames is None else (num_frames,)
         generator = noise_generator(settings["seed"])
-        latents = _noise(shape, self.window, generator).to(base.device, base.dtype)
-        with text.within(unet, num_prompts=2 if guidance > 1 else 1):
+        noise = initial_noise((1, unet.config.in_channels, *length, height, width), self.window, generator)
+        text = self._key_values([settings["negative"], *prompts.values()], at_changing_strength=bool(strengths))
+        positive, negative = mixed_text(
+            text,
+            [strength for _, strength in self.concepts],
+            prompts=prompts,
+            travel=travel,
+            strengths=strengths,
+            num_frames=num_frames or 1,
+            loop=loop,
+        )
+        predict_noise = noise_predictor(unet)
+        with text.within(unet):
             return denoise(
-                windowed(predict_noise, window=self.window, loop=loop) if len(shape) == 5 else predict_noise,
-                scheduler,
-                latents,
-                text=text.states[1:],
-                negative=text.states[:1],
-                guidance_scale=guidance,
+                predict_noise if num_frames is None else windowed(predict_noise, window=self.window, loop=loop),
+                make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"]),
+                noise.to(base.device, base.dtype),
+                text=positive,
+                negative=negative,
+                guidance_scale=settings["guidance"],
                 generator=generator,
                 on_step=on_step,
             )
 
-    def _settings(
-        self,
-        prompt: str,
-        size: tuple[int, int] | None,
-        num_inference_steps: int | None,
-        guidance_scale: float | None,
-        negative: str | None,
-        seed: int,
-        schedule: str,
-        sampler: str,
-    ) -> dict[str, Any]:
-        preset = self.base.preset
-        width, height = size or (preset.native_size, preset.native_size)
-        if problem := describe_size_problem(width, height, self.base.latent_factor):
-            raise UserError(problem[0], remedy=problem[1])
-        if not 0 <= seed < 2**63:
-            raise UserError(f"{seed} is no seed", remedy="choose --seed from 0 to 9223372036854775807")
-        return {
-            "prompt": prompt,
-            "negative": preset.negative_prompt if negative is None else negative,
-            "seed": seed,
-            "size": [width, height],
-            "steps": preset.num_inference_steps if num_inference_steps is None else num_inference_steps,
-            "guidance": preset.guidance_scale if guidance_scale is None else guidance_scale,
-            "schedule": schedule,
-            "sampler": sampler,
-        }
+    def _key_values(self, prompts: Sequence[str], *, at_changing_strength: bool) -> TextKeyValues:
+        """The keys and values of the prompts. A concept that is whole in the base comes out of it where its strength is to change."""
+        say_unknown_tokens(prompts, self._plain_concepts)
+        tokens = tokenize(self.base.tokenizer, prompts, self._plain_concepts)
+        if self.joining == "local":
+            return TextKeyValues(self.base, tokens, self._plain_concepts)
+        if not at_changing_strength:
+            return TextKeyValues(self.base, tokens)
+        with self._words_alone():
+            return TextKeyValues(self.base, tokens, self._plain_concepts, everywhere=True)
+
+    @contextmanager
+    def _words_alone(self) -> Iterator[None]:
+        """Within it, the concepts' words are in the base and their matrices are not."""
+        require_key_values(self._plain_concepts, "change its strength within a clip")
+        self._take_out()
+        try:
+            with Vocabulary(self.base, self._plain_concepts):
+                yield
+        finally:
+            self._inside = self._injected()
+
+    @property
+    def _plain_concepts(self) -> list[Concept]:
+        return [concept for concept, _ in self.concepts]
+
+    def _injected(self) -> list[Injection | Vocabulary]:
+        return [self.base.inject(concept, strength) for concept, strength in self.concepts]
+
+    def _take_out(self) -> None:
+        while self._inside:
+            self._inside.pop().eject()
 
     def _origin(self) -> dict[str, Any]:
         return {
@@ -215,32 +263,6 @@ class Studio:
         }
 
 
-def _noise(shape: tuple[int, ...], window: int, generator: torch.Generator) -> Tensor:
-    """Standard normal noise; of a long clip's frames, only the first window's are drawn."""
-    if len(shape) == 4 or shape[2] <= window:
-        return torch.randn(shape, generator=generator)
-    first = torch.randn((*shape[:2], window, *shape[3:]), generator=generator)
-    return long_noise(first, shape[2], generator)
-
-
-def describe_cameras(cameras: Sequence[WeightedLora]) -> list[dict[str, Any]]:
-    """What a record says of a clip's camera moves."""
-    return [{"name": lora.source, "strength": strength, "fingerprint": lora.fingerprint} for lora, strength in cameras]
-
-
-def describe_size_problem(width: int, height: int, latent_factor: int = 8) -> tuple[str, str] | None:
-    """What is wrong with a size in pixels and the way out, or None."""
-    if min(width, height) < 64 or max(width, height) > 4096:
-        return f"cannot render at {width}x{height}", "choose --size from 64x64 to 4096x4096"
-    if width % latent_factor or height % latent_factor:
-        near = f"{round(width / latent_factor) * latent_factor}x{round(height / latent_factor) * latent_factor}"
-        return f"{width}x{height} is no multiple of {latent_factor} on both sides", f"choose --size {near}"
-    return None
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) from "512x384". Raises UserError for anything else."""
-    width, cross, height = text.lower().partition("x")
-    if not cross or not width.strip().isdigit() or not height.strip().isdigit():
-        raise UserError(f"{text!r} is no size", remedy="write it as WIDTHxHEIGHT in pixels, such as 512x512")
-    return int(width), int(height)
+def _written(course: Mapping[int, Any]) -> dict[str, Any]:
+    """A course as JSON keeps it, whose keys are texts."""
+    return {str(frame): value for frame, value in course.items()}

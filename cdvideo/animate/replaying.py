@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cdvideo import base, motion
-from cdvideo.animate.render import OnStep, Studio, describe_cameras
+from cdvideo.animate.denoising import OnStep
+from cdvideo.animate.render import Studio
+from cdvideo.animate.settings import describe_cameras
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError, UserNote
 from cdvideo.video import Clip
@@ -43,11 +45,11 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
     if changed:
         warnings.warn(f"other versions may render other pixels: {', '.join(changed)}", UserNote, stacklevel=3)
     concepts = [(_concept(entry, source), float(entry["strength"])) for entry in record["concepts"]]
-    settings = {name: record[name] for name in ("prompt", "negative", "seed", "schedule", "sampler")}
+    settings = {name: record[name] for name in ("negative", "seed", "schedule", "sampler")}
     settings |= {"size": tuple(record["size"]), "num_inference_steps": record["steps"], "guidance_scale": record["guidance"]}
     if record["kind"] == "still":
         with Studio(loaded, concepts, joining=record["joining"]) as studio:
-            return studio.still(**settings, on_step=on_step)
+            return studio.still(record["prompt"], **settings, on_step=on_step)
     module = motion.load_motion(record["motion"], base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device, offline=offline)
     _same(source, f"the motion module {record['motion']}", record["motion_fingerprint"], module.fingerprint)
     with Studio(loaded, concepts, module, motion_norm=record["motion_norm"], joining=record["joining"]) as studio:
@@ -55,8 +57,24 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
         for move, now in zip(record["cameras"], describe_cameras(cameras), strict=True):
             _same(source, f"the camera move {move['name']}", move["fingerprint"], now["fingerprint"])
         return studio.clip(
-            **settings, num_frames=record["frames"], fps=record["fps"], cameras=cameras, loop=record["loop"], on_step=on_step
+            **settings,
+            **_over_time(record),
+            num_frames=record["frames"],
+            fps=record["fps"],
+            cameras=cameras,
+            loop=record["loop"],
+            on_step=on_step,
         )
+
+
+def _over_time(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes over a clip, with the frames as numbers again."""
+    prompts = record["prompts"] or {"0": record["prompt"]}
+    return {
+        "prompts": {int(frame): prompt for frame, prompt in prompts.items()},
+        "travel": record["travel"],
+        "concept_strengths": [{int(frame): value for frame, value in course.items()} for course in record["concept_strengths"]],
+    }
 
 
 def _dtype_name(dtype: str) -> str:

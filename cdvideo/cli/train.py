@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def command(images: Path, base_name: str | None, device: str, dtype: str, offlin
     if settings.samples_every:
         click.echo(f"samples: {out.with_suffix('.training') / 'samples.png'}")
     said = " and ".join(f"a {subject.token} {subject.class_word}" for subject in settings.subjects)
-    click.echo(f'next:    cdvideo animate --prompt "{said} in the snow"')
+    where = "" if out.parent == Path("concepts") else f"--concept {shlex.quote(str(out))} "
+    click.echo(f'next:    cdvideo animate {where}--prompt "{said} in the snow"')
 
 
 def _settings(images: Path, **given: Any) -> Any:

@@ -1,6 +1,7 @@
 """Clips longer than a motion module sees at once: overlapping windows over the whole UNet, blended at every step.
 
-Shapes: `B` batch, `C` latent channels, `F` frames of the clip, `W` frames of a window, `H W` latent height and width.
+Shapes: `B` batch, `C` latent channels, `F` frames of the clip, `W` frames of a window, `H W` latent height and width, `L` text tokens,
+`D` text width.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def window_weights(size: int, overlap: int = OVERLAP) -> Tensor:
 def windowed(predict_noise: NoisePredictor, *, window: int = WINDOW, overlap: int = OVERLAP, loop: bool = False) -> NoisePredictor:
     """`predict_noise` for clips (B, C, F, H, W) of any length: of each window on its own, blended where windows overlap.
 
+    Text states are (B, L, D), or (B, F, L, D) where frames have their own, and then each window gets its frames'.
     A loop's windows start elsewhere at every step, so that no frame is always at a border.
     """
     calls = 0
@@ -54,7 +56,8 @@ def windowed(predict_noise: NoisePredictor, *, window: int = WINDOW, overlap: in
         total, weight = torch.zeros_like(latents, dtype=torch.float32), torch.zeros(latents.shape[2], device=latents.device)
         for frames in windows:
             weights = window_weights(len(frames), overlap).to(latents.device)
-            total[:, :, frames] += weights[:, None, None] * predict_noise(latents[:, :, frames], timestep, states).float()
+            own_states = states[:, frames] if states.ndim == 4 else states
+            total[:, :, frames] += weights[:, None, None] * predict_noise(latents[:, :, frames], timestep, own_states).float()
             weight[frames] += weights
         return (total / weight[:, None, None]).to(latents.dtype)
 

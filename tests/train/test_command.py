@@ -57,6 +57,7 @@ def test_a_training_leaves_a_concept_and_its_journal(command, tmp_path, drawings
     assert result.exit_code == 0, result.output
     samples = [f"bear.training/samples{name}.png" for name in ("-000002", "-000004", "")]
     assert files(tmp_path) == sorted(["bear.safetensors", "bear.training/log.jsonl", *samples])
+    assert 'animate --concept bear.safetensors --prompt "a V* bear in' in result.output, "only concepts/ is looked into"
     assert "concept: bear.safetensors" in result.output and "samples: bear.training/samples.png" in result.output
     steps = [json.loads(line)["step"] for line in (tmp_path / "bear.training/log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 4]

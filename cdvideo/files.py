@@ -9,14 +9,18 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cdvideo.errors import UserError
 
 _PROBE_BYTES = 4096
 _LEFT_BEHIND_SECONDS = 3600
 ELSEWHERE = "give another path"
+
+Content = bytes | Callable[[BinaryIO], None]
+"""What a file will hold, or what writes it into an open, empty file that can be read and sought in."""
 
 
 def check_writable(path: Path) -> None:
@@ -80,12 +84,12 @@ def _free_space(target: Path) -> str:
     return ""
 
 
-def replace_files(target: Path, files: Iterable[tuple[Path, bytes]]) -> None:
+def replace_files(target: Path, files: Iterable[tuple[Path, Content]]) -> None:
     """Nothing; afterwards every file of `files` (path and content) is there in full, or none is and what was there still is.
 
     Everything is first written out under temporary names in the final folders, and only then renamed in the order given.
     Folders that are missing are made. Raises UserError about `target`, with temporary files and new folders removed; the same
-    clearing up follows Ctrl-C and an exception from `files` itself.
+    clearing up follows Ctrl-C and an exception from `files` itself or from what writes one.
     """
     staged: list[tuple[Path, Path]] = []
     made: list[Path] = []
@@ -100,8 +104,11 @@ def replace_files(target: Path, files: Iterable[tuple[Path, bytes]]) -> None:
                     _sweep(final.parent)
                 temporary = final.with_name(f".cdvideo-{secrets.token_hex(6)}.partial")
                 staged.append((temporary, final))
-                with open(temporary, "xb") as file:
-                    file.write(content)
+                with open(temporary, "x+b") as file:
+                    if isinstance(content, bytes):
+                        file.write(content)
+                    else:
+                        content(file)
                     file.flush()
                     os.fsync(file.fileno())
             for temporary, final in staged:

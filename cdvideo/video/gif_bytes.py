@@ -6,6 +6,7 @@ libav's GIF muxer writes no comments, so the record is put into its output here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import BinaryIO
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 _COMMENT, _GRAPHIC_CONTROL, _APPLICATION = 0xFE, 0xF9, 0xFF
@@ -14,17 +15,12 @@ _MAX_SUB_BLOCK = 255
 
 @dataclass(frozen=True, kw_only=True)
 class GifLayout:
-    """`width` and `height` in pixels; `delays` in hundredths of a second, one per frame; `comments` in file order.
-
-    `comment_offset` is the byte at which a new comment block belongs: behind the colour table and the loop block, which some
-    players look for only as the first one.
-    """
+    """`width` and `height` in pixels; `delays` in hundredths of a second, one per frame; `comments` in file order."""
 
     width: int
     height: int
     delays: tuple[int, ...]
     comments: tuple[str, ...]
-    comment_offset: int
 
     @property
     def fps(self) -> float:
@@ -45,7 +41,7 @@ def _parse(data: bytes) -> GifLayout:
     if data[:6] not in (b"GIF87a", b"GIF89a"):
         raise ValueError("the file does not start as a GIF does")
     width, height = _number(data, 6), _number(data, 8)
-    position = comment_offset = 13 + _colour_table_bytes(data[10])
+    position = 13 + _colour_table_bytes(data[10])
     delays: list[int] = []
     comments: list[str] = []
     delay = 0
@@ -62,25 +58,50 @@ def _parse(data: bytes) -> GifLayout:
                 delay = _number(payload, 1)
             elif label == _COMMENT:
                 comments.append(payload.decode("utf-8", errors="replace"))
-            elif label == _APPLICATION and not delays and not comments:
-                comment_offset = position
         else:
             raise ValueError(f"byte {position} starts no block that a GIF knows")
     if not delays:
         raise ValueError("there is no picture in it")
-    return GifLayout(width=width, height=height, delays=tuple(delays), comments=tuple(comments), comment_offset=comment_offset)
+    return GifLayout(width=width, height=height, delays=tuple(delays), comments=tuple(comments))
 
 
-def with_comment(data: bytes, comment: str) -> bytes:
-    """The same GIF with one more comment block, which holds `comment`; 7-bit ASCII, as the specification asks."""
+class CommentWriter:
+    """A file for a GIF encoder: what is written goes on to `file`, with one more comment block; 7-bit ASCII, as the specification asks."""
+
+    def __init__(self, file: BinaryIO, comment: str) -> None:
+        self._file = file
+        self._block = _comment_block(comment)
+        self._head: bytes | None = b""
+
+    def write(self, data: bytes) -> int:
+        if self._head is None:
+            return self._file.write(data)
+        self._head += data
+        if (offset := _head_length(self._head)) is not None:
+            self._file.write(self._head[:offset] + self._block + self._head[offset:])
+            self._head = None
+        return len(data)
+
+
+def _comment_block(comment: str) -> bytes:
     text = comment.encode("ascii")
     block = bytearray([_EXTENSION, _COMMENT])
     for start in range(0, len(text), _MAX_SUB_BLOCK):
         part = text[start : start + _MAX_SUB_BLOCK]
         block += bytes([len(part)]) + part
     block.append(0)
-    offset = parse_gif(data).comment_offset
-    return data[:offset] + bytes(block) + data[offset:]
+    return bytes(block)
+
+
+def _head_length(data: bytes) -> int | None:
+    """The bytes up to behind the loop block, which some players look for only as the first one; None where `data` ends before that."""
+    try:
+        position = 13 + _colour_table_bytes(data[10])
+        while data[position] == _EXTENSION and data[position + 1] == _APPLICATION:
+            _, position = _sub_blocks(data, position + 2)
+        return position
+    except IndexError:
+        return None
 
 
 def _number(data: bytes, position: int) -> int:

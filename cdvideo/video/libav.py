@@ -31,22 +31,11 @@ def to_rgb(frame: VideoFrame) -> Wiring:
     return _convert(f"in_color_matrix={matrix}:in_range={value_range}:out_range=pc:flags={_EXACT}", "rgb24")
 
 
-def two_pass_palette() -> Wiring:
-    """The wiring that maps RGB to one palette for the whole clip, found from all its frames.
-
-    Ordered dithering: its pattern stands still where the picture does. Error diffusion looks finer in a single frame, but its
-    noise crawls between frames, and the file doubles.
-    """
+def find_palette() -> Wiring:
+    """The wiring whose only frame, after the last that went in, is the one palette that suits them all. It holds no frames."""
 
     def wire(graph: Graph, source: FilterContext, sink: FilterContext) -> None:
-        split = graph.add("split")
-        palette = graph.add("palettegen", "stats_mode=full")
-        use = graph.add("paletteuse", "dither=bayer:bayer_scale=3")
-        source.link_to(split)
-        split.link_to(palette, 0)
-        split.link_to(use, 1, 0)
-        palette.link_to(use, 0, 1)
-        use.link_to(sink)
+        graph.link_nodes(source, graph.add("palettegen", "stats_mode=full"), sink)
 
     return wire
 
@@ -59,28 +48,54 @@ def _convert(scale: str, pixel_format: str) -> Wiring:
 
 
 def filtered(frames: Iterable[VideoFrame], wiring_for: Callable[[VideoFrame], Wiring]) -> Iterator[VideoFrame]:
-    """As many frames as went in, after the graph that `wiring_for` the first of them gives.
-
-    All frames share one size and pixel format. A graph that must see every frame first holds them until the last.
-    """
-    from av.error import BlockingIOError, EOFError
+    """What comes out of the graph that `wiring_for` the first frame gives. All frames share one size and pixel format."""
     from av.filter import Graph
-
-    def waiting() -> Iterator[VideoFrame]:
-        while True:
-            try:
-                yield graph.vpull()
-            except (BlockingIOError, EOFError):
-                return
 
     graph = Graph()
     for frame in frames:
         if not graph.configured:
-            time_base = frame.time_base
-            source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=time_base)
-            wiring_for(frame)(graph, source, graph.add("buffersink"))
+            wiring_for(frame)(graph, _source(graph, frame), graph.add("buffersink"))
             graph.configure()
         graph.vpush(frame)
-        yield from waiting()
+        yield from _waiting(graph)
     graph.vpush(None)
-    yield from waiting()
+    yield from _waiting(graph)
+
+
+def reduced(frames: Iterable[VideoFrame], palette: VideoFrame) -> Iterator[VideoFrame]:
+    """The frames in the 256 colours of a palette that `find_palette` made.
+
+    Ordered dithering: its pattern stands still where the picture does. Error diffusion looks finer in a single frame, but its
+    noise crawls between frames, and the file doubles.
+    """
+    from av.filter import Graph
+
+    graph = Graph()
+    for frame in frames:
+        if not graph.configured:
+            source, colours = _source(graph, frame), _source(graph, palette)
+            use = graph.add("paletteuse", "dither=bayer:bayer_scale=3")
+            source.link_to(use, 0, 0)
+            colours.link_to(use, 0, 1)
+            use.link_to(graph.add("buffersink"))
+            graph.configure()
+            colours.push(palette)
+            colours.push(None)
+        source.push(frame)
+        yield from _waiting(graph)
+    source.push(None)
+    yield from _waiting(graph)
+
+
+def _source(graph: Graph, frame: VideoFrame) -> FilterContext:
+    return graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+
+
+def _waiting(graph: Graph) -> Iterator[VideoFrame]:
+    from av.error import BlockingIOError, EOFError
+
+    while True:
+        try:
+            yield graph.vpull()
+        except (BlockingIOError, EOFError):
+            return

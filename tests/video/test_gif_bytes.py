@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 
-from cdvideo.video.gif_bytes import parse_gif, with_comment
+from cdvideo.video.gif_bytes import CommentWriter, parse_gif
 
 # One white pixel, twice, written out by hand from the specification.
 HEADER = b"GIF89a" + bytes([1, 0, 1, 0, 0x80, 0, 0]) + bytes([255, 255, 255, 0, 0, 0])
@@ -15,14 +17,17 @@ GIF = HEADER + LOOP + CONTROL + IMAGE + CONTROL + IMAGE + b"\x3b"
 def test_layout_of_a_gif_written_by_hand() -> None:
     layout = parse_gif(GIF)
     assert (layout.width, layout.height, layout.delays, layout.comments) == (1, 1, (7, 7), ())
-    assert layout.comment_offset == len(HEADER + LOOP)
     assert layout.fps == pytest.approx(100 / 7)
 
 
 @pytest.mark.parametrize("length", [0, 1, 255, 256, 510, 70000])
-def test_a_comment_of_any_length_goes_behind_the_loop_block(length: int) -> None:
+@pytest.mark.parametrize("piece", [1, 7, 40, 1000])
+def test_a_comment_of_any_length_goes_behind_the_loop_block(length: int, piece: int) -> None:
     comment = "ab" * (length // 2) + "c" * (length % 2)
-    data = with_comment(GIF, comment)
+    file = io.BytesIO()
+    writer = CommentWriter(file, comment)
+    assert sum(writer.write(GIF[start : start + piece]) for start in range(0, len(GIF), piece)) == len(GIF)
+    data = file.getvalue()
     assert data.startswith(HEADER + LOOP + b"\x21\xfe") and data.endswith(CONTROL + IMAGE + b"\x3b")
     assert parse_gif(data).comments == (comment,)
 

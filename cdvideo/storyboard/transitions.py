@@ -1,0 +1,258 @@
+"""How one shot becomes the next: the frames of a film, streamed, and where in it every shot lies.
+
+A transition belongs to the shot that comes in, and lasts a number of frames:
+
+- a cut takes none;
+- a crossfade and a wipe of n frames show the last n frames of one shot together with the first n of the next, so the film gets n
+  frames shorter;
+- a dip to black of n frames overlaps nothing: it darkens the last (n + 1) // 2 frames of one shot and brightens the first n // 2
+  of the next. Of the film's first shot it brightens these, as if a black shot went before.
+
+No two transitions touch the same frame, so a shot has at least as many frames as they take from its two ends.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdvideo.errors import UserError
+
+TransitionKind = Literal["cut", "crossfade", "dip", "wipe-left", "wipe-right", "wipe-up", "wipe-down"]
+TRANSITION_KINDS: tuple[TransitionKind, ...] = get_args(TransitionKind)
+
+_MAX_LIGHT = 65535
+# The soft edge of a wipe, as a part of the frame's width or height; a hard one jumps at the few frames per second of a motion module.
+_SOFT_EDGE = 1 / 8
+_EDGE_LEVELS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transition:
+    """How a shot comes in. The direction of a wipe says where its edge travels; `num_frames` is 0 for a cut, else at least 1.
+
+    Raises UserError for an unknown kind, and for a number of frames that the kind cannot have.
+    """
+
+    kind: TransitionKind = "cut"
+    num_frames: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in TRANSITION_KINDS:
+            raise UserError(f"There is no transition {self.kind!r}.", remedy=f"one of {', '.join(TRANSITION_KINDS)}")
+        if self.kind == "cut" and self.num_frames != 0:
+            raise UserError(f"A cut takes no frames, not {self.num_frames}.", remedy="leave its frames out, or choose a crossfade")
+        if self.kind != "cut" and self.num_frames < 1:
+            raise UserError(f"A {self.kind} takes at least one frame, not {self.num_frames}.", remedy="give it frames, or choose a cut")
+
+    @property
+    def overlap(self) -> int:
+        """Frames in which both shots are seen, and by which the film gets shorter."""
+        return 0 if self.kind == "dip" else self.num_frames
+
+    @property
+    def num_before(self) -> int:
+        """Frames that it takes from the end of the shot before."""
+        return (self.num_frames + 1) // 2 if self.kind == "dip" else self.num_frames
+
+    @property
+    def num_after(self) -> int:
+        """Frames that it takes from the start of the shot that comes in."""
+        return self.num_frames // 2 if self.kind == "dip" else self.num_frames
+
+
+CUT = Transition()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a shot lies in the film, in frames from the film's first.
+
+    The shot fills [start, end). In an overlap two shots are seen; each rules one half of it, so that [rules_from, rules_until)
+    of all shots cover the film without gap or overlap: the time for its caption, its chapter, its place on the page.
+    """
+
+    start: int
+    num_frames: int
+    rules_from: int
+    rules_until: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.num_frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Misfit:
+    """A transition that does not fit: `shot` counts from 0 and is the one whose transition in, or length, has to change."""
+
+    shot: int
+    message: str
+    cause: str
+    remedy: str
+
+
+def timeline(num_frames: Sequence[int], transitions: Sequence[Transition]) -> list[Placement]:
+    """The place of every shot in the film, from the shots' lengths in frames and their transitions in, one per shot.
+
+    The film has as many frames as the last placement's `end`. Raises UserError about the first misfit.
+    """
+    for misfit in misfits(num_frames, transitions):
+        raise UserError(misfit.message, cause=misfit.cause, remedy=misfit.remedy)
+    starts, position = [], 0
+    for length, transition in zip(num_frames, transitions, strict=True):
+        starts.append(position - transition.overlap)
+        position = starts[-1] + length
+    rulers = [start + transition.overlap // 2 for start, transition in zip(starts, transitions, strict=True)]
+    return [
+        Placement(start=start, num_frames=length, rules_from=begin, rules_until=until)
+        for start, length, (begin, until) in zip(starts, num_frames, pairwise([*rulers, position]), strict=True)
+    ]
+
+
+def misfits(num_frames: Sequence[int], transitions: Sequence[Transition]) -> list[Misfit]:
+    """Every transition that does not fit between shots of these lengths, in the film's order; none where `timeline` succeeds."""
+    if not num_frames:
+        return [Misfit(shot=0, message="A film has at least one shot.", cause="", remedy="add a shot")]
+    found = []
+    if transitions[0].overlap:
+        found.append(_nothing_before(transitions[0]))
+    for index, (length, transition) in enumerate(zip(num_frames, transitions, strict=True)):
+        following = transitions[index + 1] if index + 1 < len(transitions) else CUT
+        if transition.num_after + following.num_before > length:
+            found.append(_too_short(index, length, transition, following))
+    return found
+
+
+def film_frames(clips: Iterable[NDArray[np.uint8]], transitions: Sequence[Transition]) -> Iterator[NDArray[np.uint8]]:
+    """The film's frames one by one, each (H, W, 3) uint8 RGB, from its shots' frames, each (F, H, W, 3), and their transitions in.
+
+    `clips` is walked along with the film, and never more than one shot and the end of the one before are held. A crossfade mixes
+    light, as an optical printer does, so that two equally bright colours stay bright on the way; a dip scales the coded values,
+    which the eye sees as even steps. All is integer arithmetic: the same shots give the same film on every machine.
+
+    Raises UserError where a shot differs in size from the first or a transition does not fit, ValueError where there are more or
+    fewer clips than transitions.
+    """
+    tail: NDArray[np.uint8] | None = None
+    size: tuple[int, ...] | None = None
+    number = 0
+    for number, (frames, transition, following) in enumerate(_with_neighbours(clips, transitions), 1):
+        size = size or frames.shape[1:]
+        if frames.shape[1:] != size:
+            raise _other_size(number, frames.shape[1:], size)
+        if number == 1 and transition.overlap:
+            raise _as_error(_nothing_before(transition))
+        if transition.num_after + following.num_before > len(frames):
+            raise _as_error(_too_short(number - 1, len(frames), transition, following))
+        body_end = len(frames) - following.num_before
+        if tail is None:
+            tail = frames[:0]
+        yield from _transition(tail, frames[: transition.num_after], transition)
+        yield from frames[transition.num_after : body_end]
+        # A copy, so that the shot's other frames can be forgotten.
+        tail = frames[body_end:].copy()
+    if not number:
+        raise UserError("A film has at least one shot.", remedy="add a shot")
+
+
+def _with_neighbours(
+    clips: Iterable[NDArray[np.uint8]], transitions: Sequence[Transition]
+) -> Iterator[tuple[NDArray[np.uint8], Transition, Transition]]:
+    following = chain(transitions[1:], [CUT])
+    yield from zip(clips, transitions, following, strict=True)
+
+
+def _transition(before: NDArray[np.uint8], after: NDArray[np.uint8], transition: Transition) -> Iterator[NDArray[np.uint8]]:
+    count = transition.num_frames
+    if transition.kind == "dip":
+        # The first shot has nothing before it, but its frames are as bright as if it had.
+        first = 0 if len(before) else transition.num_before
+        for index, frame in enumerate([*before, *after], start=first):
+            yield _dimmed(frame, index, count)
+        return
+    for index, (old, new) in enumerate(zip(before, after, strict=True), start=1):
+        if transition.kind == "crossfade":
+            yield _mixed(old, new, np.array(index, np.int32), count + 1)
+        else:
+            yield _mixed(old, new, _wipe_mask(old.shape, transition.kind, index, count), _EDGE_LEVELS)
+
+
+def _dimmed(frame: NDArray[np.uint8], index: int, count: int) -> NDArray[np.uint8]:
+    """Frame `index` of a dip of `count` frames: even steps down to black, which the middle frame or the middle two have, and up."""
+    away = abs(2 * index + 1 - count) - (1 - count % 2)
+    whole = count + count % 2
+    dimmed: NDArray[np.uint8] = ((frame.astype(np.int32) * away + whole // 2) // whole).astype(np.uint8)
+    return dimmed
+
+
+def _mixed(old: NDArray[np.uint8], new: NDArray[np.uint8], share: NDArray[np.int32], whole: int) -> NDArray[np.uint8]:
+    to_light, to_code = _light_tables()
+    light = (to_light[old] * (whole - share) + to_light[new] * share + whole // 2) // whole
+    return to_code[light]
+
+
+@functools.cache
+def _light_tables() -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """From sRGB values to linear light in [0, 65535] and back, IEC 61966-2-1; there and back is exact."""
+    code = np.arange(256) / 255
+    to_light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+    light = np.arange(_MAX_LIGHT + 1) / _MAX_LIGHT
+    to_code = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.rint(to_light * _MAX_LIGHT).astype(np.int32), np.rint(to_code * 255).astype(np.uint8)
+
+
+def _wipe_mask(shape: tuple[int, ...], kind: TransitionKind, index: int, count: int) -> NDArray[np.int32]:
+    """How much of the new shot is seen at every column or row, out of 256; its soft edge enters and leaves the frame as a whole."""
+    horizontal = kind in ("wipe-left", "wipe-right")
+    length = shape[1] if horizontal else shape[0]
+    soft = max(1, round(length * _SOFT_EDGE))
+    # In units of 1 / (2 (count + 1)) of a pixel, so that pixel centres and edge positions are whole numbers.
+    unit = 2 * (count + 1)
+    edge = (length + soft) * 2 * index
+    centres = (2 * np.arange(length, dtype=np.int64) + 1) * (count + 1)
+    mask = np.clip((edge - centres) * _EDGE_LEVELS // (soft * unit), 0, _EDGE_LEVELS).astype(np.int32)
+    if kind in ("wipe-left", "wipe-up"):
+        mask = mask[::-1]
+    return mask[None, :, None] if horizontal else mask[:, None, None]
+
+
+def _nothing_before(transition: Transition) -> Misfit:
+    return Misfit(
+        shot=0,
+        message=f"The first shot cannot come in by a {transition.kind}.",
+        cause="there is no shot before it",
+        remedy="leave its transition out, or choose a dip, which brightens it from black",
+    )
+
+
+def _too_short(index: int, length: int, transition: Transition, following: Transition) -> Misfit:
+    ends = [
+        f"its {transition.kind} in takes {transition.num_after} of its frames" if transition.num_after else "",
+        f"the {following.kind} to shot {index + 2} takes {following.num_before}" if following.num_before else "",
+    ]
+    needed = transition.num_after + following.num_before
+    return Misfit(
+        shot=index,
+        message=f"Shot {index + 1} is too short for its transitions: {length} frames.",
+        cause=" and ".join(end for end in ends if end),
+        remedy=f"give shot {index + 1} at least {needed} frames, or shorten the transition{'s' if all(ends) else ''}",
+    )
+
+
+def _as_error(misfit: Misfit) -> UserError:
+    return UserError(misfit.message, cause=misfit.cause, remedy=misfit.remedy)
+
+
+def _other_size(number: int, found: tuple[int, ...], first: tuple[int, ...]) -> UserError:
+    return UserError(
+        f"Shot {number} does not fit into the film.",
+        cause=f"it is {found[1]}x{found[0]} pixels, shot 1 is {first[1]}x{first[0]}",
+        remedy="render every shot with the same size",
+    )

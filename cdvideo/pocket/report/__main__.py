@@ -25,19 +25,13 @@ from cdvideo.pocket.report.analysis import analyse
 from cdvideo.pocket.report.figures import GOALS, as_json, missing, rate, shown
 from cdvideo.pocket.report.likeness import sample_subjects
 from cdvideo.pocket.report.measure import Bench
+from cdvideo.pocket.report.options import numbers
 from cdvideo.pocket.report.page import page
 from cdvideo.pocket.report.rendering import load_base
 from cdvideo.pocket.report.results import Phenomenon, Results
 
 ROOT = Path(__file__).resolve().parents[3]
 WORK = ROOT / "out" / "pocket"
-
-
-def _numbers(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        raise click.BadParameter("numbers with commas between them, such as 60,240,480") from None
 
 
 @click.command(help=__doc__)
@@ -50,7 +44,9 @@ def _numbers(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...
 @click.option("--phenomenon", "with_phenomenon", is_flag=True, help="Also train and render the personal subjects: an hour or two.")
 @click.option("--subjects", help="Personal subjects with commas between them; all in samples/ by default.")
 @click.option("--prompts", type=click.IntRange(1), default=25, show_default=True, help="Prompts for each personal subject.")
-@click.option("--steps", callback=_numbers, default="60,240,480", show_default=True, help="Training steps at which a concept is looked at.")
+@click.option(
+    "--steps", callback=numbers(int), default="60,240,480", show_default=True, help="Training steps at which a concept is looked at."
+)
 @click.option("--learning-rate", type=float, help="Of the personal subjects' trainings; the preset's by default.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the personal subjects' trainings.")
 @click.option("--work", type=click.Path(path_type=Path), default=WORK, help="Where `make pocket` works, and this writes.")

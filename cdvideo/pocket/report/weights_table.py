@@ -18,21 +18,19 @@ from cdvideo.pocket.report import phenomenon
 from cdvideo.pocket.report.__main__ import WORK
 from cdvideo.pocket.report.analysis import MEASURES, measured
 from cdvideo.pocket.report.measure import Bench
+from cdvideo.pocket.report.options import numbers
 from cdvideo.pocket.report.phenomenon import BASE
 
 Row = dict[str, float | int | str]
 
 
-def _listed(text: str) -> list[float]:
-    try:
-        return sorted({float(part) for part in text.split(",")})
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: numbers with commas between them, such as 0,0.1,1") from None
-
-
 @click.command(help=__doc__)
-@click.option("--spl-weights", default="0,0.01,0.1,1,10,100", show_default=True, help="Weights with commas between them.")
-@click.option("--steps", default="60,240,480", show_default=True, help="Training steps at which a concept is looked at.")
+@click.option(
+    "--spl-weights", callback=numbers(float), default="0,0.01,0.1,1,10,100", show_default=True, help="Weights with commas between them."
+)
+@click.option(
+    "--steps", callback=numbers(int), default="60,240,480", show_default=True, help="Training steps at which a concept is looked at."
+)
 @click.option("--subjects", default="bear,dog,cat", show_default=True, help="Subjects in samples/ with commas between them.")
 @click.option("--prompts", type=click.IntRange(1), default=25, show_default=True, help="Prompts for each subject.")
 @click.option("--guidance", type=float, default=7.5, show_default=True)
@@ -41,8 +39,8 @@ def _listed(text: str) -> list[float]:
 @click.option("--processes", type=click.IntRange(0), default=len(os.sched_getaffinity(0)), help="Of one thread each; 0 works in this one.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda ...")
 def main(
-    spl_weights: str,
-    steps: str,
+    spl_weights: tuple[float, ...],
+    steps: tuple[int, ...],
     subjects: str,
     prompts: int,
     guidance: float,
@@ -54,11 +52,11 @@ def main(
     bench = Bench(work=work, guidance=guidance, processes=processes, device=device)
     plan = phenomenon.Plan(
         subjects=tuple(subjects.split(",")),
-        steps=tuple(int(number) for number in _listed(steps)),
+        steps=steps,
         num_prompts=prompts,
         guidance=guidance,
         learning_rate=learning_rate,
-        arms=tuple((f"SPL {weight:g}", weight) for weight in _listed(spl_weights)),
+        arms=tuple((f"SPL {weight:g}", weight) for weight in spl_weights),
     )
     folder = phenomenon.plan_folder(work, plan, bench.folder.name)
     cells, drifts = phenomenon.run(plan, folder, processes=processes, device=device)

@@ -1,6 +1,6 @@
 """Sampling: noise, then a schedule, then denoising. Pure functions on tensors, over any UNet."""
 
-from cdvideo.sampling.denoise import denoise, guided_noise
+from cdvideo.sampling.denoise import NoisePredictor, denoise, guided_noise
 from cdvideo.sampling.noise import noise_generator, seeded_noise
 from cdvideo.sampling.schedules import SAMPLERS, SCHEDULES, make_scheduler
 from cdvideo.sampling.windows import WINDOW, long_noise, windowed
@@ -9,6 +9,7 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "WINDOW",
+    "NoisePredictor",
     "denoise",
     "guided_noise",
     "long_noise",

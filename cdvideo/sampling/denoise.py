@@ -34,8 +34,8 @@ def denoise(
 ) -> Tensor:
     """Denoised latents of the shape of `latents`, (B, C, H, W) or (B, C, F, H, W), which are standard normal noise.
 
-    `text` and `negative` are (B, L, D), or (B, F, L, D) where frames have their own. With a guidance scale of at most 1 the negative half is not computed. `generator` draws what the
-    sampler adds, if it does. `on_step(done, total)` is called after each step.
+    `text` and `negative` are (B, L, D), or (B, F, L, D) where frames have their own. With a guidance scale of at most 1 the negative half
+    is not computed. `generator` draws what the sampler adds, if it does. `on_step(done, total)` is called after each step.
     """
     guided = guidance_scale > 1
     latents = latents * scheduler.init_noise_sigma

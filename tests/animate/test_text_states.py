@@ -7,6 +7,7 @@ import torch
 
 from cdvideo.animate import Studio
 from cdvideo.animate.text_states import TextKeyValues, phrase_positions
+from cdvideo.animate.tokens import tokenize
 from cdvideo.base import Vocabulary, key_value_names
 from cdvideo.concept import Concept, ConceptHeader
 from cdvideo.errors import UserError
@@ -31,15 +32,20 @@ def two(pocket) -> list[Concept]:
 
 
 def outputs(base, prompt, local):
-    with Vocabulary(base, [concept for concept, _ in local]):
-        return TextKeyValues(base, [prompt], local).outputs
+    """Keys and values (1, T, O) of each layer as a UNet within gets them."""
+    concepts = [concept for concept, _ in local]
+    with Vocabulary(base, concepts):
+        text = TextKeyValues(base, tokenize(base.tokenizer, [prompt], concepts), concepts)
+    mixed = text.mixed(torch.ones(1, 1), torch.tensor([[strength for _, strength in local]]))
+    with text.within(base.unet):
+        return {name: base.unet.get_submodule(name.removesuffix(".weight"))(mixed) for name in text.sources}
 
 
 def test_a_phrase_is_the_token_and_its_class_word(pocket, two):
     with Vocabulary(pocket, two):
         prompts = ["a <one> bear and a cat", "a bear and a <two> cat", "a <one> and a bear"]
-        first = phrase_positions(pocket, prompts, two[0])
-        second = phrase_positions(pocket, prompts, two[1])
+        ids = tokenize(pocket.tokenizer, prompts, two).ids
+        first, second = phrase_positions(pocket, ids, two[0]), phrase_positions(pocket, ids, two[1])
     # Position 0 is the start of text: "a" 1, "<one>" 2, "bear" 3.
     assert first.nonzero().tolist() == [[0, 2], [0, 3], [2, 2]]
     assert second.nonzero().tolist() == [[1, 5], [1, 6]]
@@ -63,7 +69,7 @@ def test_two_concepts_do_not_change_each_others_phrase(pocket, two):
     both = outputs(pocket, prompt, [(two[0], 1.0), (two[1], 1.0)])
     only_second = outputs(pocket, prompt, [(two[0], 0.0), (two[1], 1.0)])
     with Vocabulary(pocket, two):
-        at_first = phrase_positions(pocket, [prompt], two[0])[0]
+        at_first = phrase_positions(pocket, tokenize(pocket.tokenizer, [prompt], two).ids, two[0])[0]
     for name in both:
         assert torch.equal(both[name][0, ~at_first], only_second[name][0, ~at_first])
         assert not torch.allclose(both[name][0, at_first], only_second[name][0, at_first])
@@ -73,7 +79,7 @@ def test_one_concept_at_every_position_is_plain_injection(pocket, two, monkeypat
     settings = {"prompt": "a <one> bear on the beach", "num_inference_steps": 3, "seed": 4}
     with Studio(pocket, two[:1]) as studio:
         injected = studio.still(**settings).frames.astype(int)
-    everywhere = lambda base, prompts, concept: torch.ones(len(prompts), pocket.tokenizer.model_max_length)  # noqa: E731
+    everywhere = lambda base, ids, concept: torch.ones_like(ids, dtype=torch.bool)  # noqa: E731
     monkeypatch.setattr("cdvideo.animate.text_states.phrase_positions", everywhere)
     with Studio(pocket, two[:1], joining="local") as studio:
         local = studio.still(**settings).frames.astype(int)

@@ -1,0 +1,107 @@
+"""What a clip or a still is asked for: checked, filled in from the base's preset, and as its record keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cdvideo.animate.key_frames import CURVES, check_key_frames
+from cdvideo.base import Base
+from cdvideo.errors import UserError
+from cdvideo.motion import WeightedLora
+
+MAX_FRAMES = 4096
+LEAST_LOOP = 8
+
+Course = Mapping[int, float]
+"""Values by frame: 1.0 at frame 0 and 0.3 at frame 12 is {0: 1.0, 12: 0.3}."""
+
+
+def sampling_settings(
+    base: Base,
+    *,
+    size: tuple[int, int] | None,
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    negative: str | None,
+    seed: int,
+    schedule: str,
+    sampler: str,
+) -> dict[str, Any]:
+    """What clips and stills have in common, as a record keeps it; what is None becomes the base's own. Raises UserError."""
+    preset = base.preset
+    width, height = size or (preset.native_size, preset.native_size)
+    if problem := describe_size_problem(width, height, base.latent_factor):
+        raise UserError(problem[0], remedy=problem[1])
+    if not 0 <= seed < 2**63:
+        raise UserError(f"{seed} is no seed", remedy="choose --seed from 0 to 9223372036854775807")
+    return {
+        "negative": preset.negative_prompt if negative is None else negative,
+        "seed": seed,
+        "size": [width, height],
+        "steps": preset.num_inference_steps if num_inference_steps is None else num_inference_steps,
+        "guidance": preset.guidance_scale if guidance_scale is None else guidance_scale,
+        "schedule": schedule,
+        "sampler": sampler,
+    }
+
+
+def check_length(num_frames: int, fps: float, *, loop: bool) -> None:
+    """Raises UserError for a clip of no or too many frames, or of a rate that nothing plays."""
+    least = LEAST_LOOP if loop else 1
+    if not least <= num_frames <= MAX_FRAMES:
+        what = "loop" if loop else "render"
+        raise UserError(f"cannot {what} {num_frames} frames", remedy=f"choose --frames from {least} to {MAX_FRAMES}; 16 is usual")
+    if fps <= 0 or fps > 120:
+        raise UserError(f"cannot play {fps:g} frames a second", remedy="choose --fps from 1 to 120; 8 is usual")
+
+
+def prompts_by_frame(prompt: str | None, prompts: Mapping[int, str] | None, travel: str, num_frames: int) -> dict[int, str]:
+    """The prompt of each key frame, in order: `prompts`, and `prompt` at frame 0. Raises UserError where there is none, or two at one."""
+    if travel not in CURVES:
+        raise UserError(f"there is no travel {travel!r}", remedy=f"one of: {', '.join(CURVES)}")
+    course = dict(prompts or {})
+    if prompt is not None:
+        if 0 in course:
+            raise UserError("there are two prompts at frame 0", remedy="leave out --prompt, or --prompt-at 0")
+        course[0] = prompt
+    check_key_frames(list(course), num_frames, "the prompt")
+    return dict(sorted(course.items()))
+
+
+def strengths_by_frame(courses: Sequence[Course], num_concepts: int, num_frames: int) -> list[dict[int, float]]:
+    """The course of each concept's strength, none where no course is given; a single one is that of all. Raises UserError."""
+    if not courses:
+        return []
+    if len(courses) not in (1, num_concepts) or not num_concepts:
+        raise UserError(
+            f"{len(courses)} courses of strength for {num_concepts} concepts",
+            remedy="give --concept-strength once for all concepts, or once for each, in their order",
+        )
+    for course in courses:
+        check_key_frames(list(course), num_frames, "the concept's strength")
+    every = list(courses) if len(courses) == num_concepts else [courses[0]] * num_concepts
+    return [dict(sorted(course.items())) for course in every]
+
+
+def describe_cameras(cameras: Sequence[WeightedLora]) -> list[dict[str, Any]]:
+    """What a record says of a clip's camera moves."""
+    return [{"name": lora.source, "strength": strength, "fingerprint": lora.fingerprint} for lora, strength in cameras]
+
+
+def describe_size_problem(width: int, height: int, latent_factor: int = 8) -> tuple[str, str] | None:
+    """What is wrong with a size in pixels and the way out, or None."""
+    if min(width, height) < 64 or max(width, height) > 4096:
+        return f"cannot render at {width}x{height}", "choose --size from 64x64 to 4096x4096"
+    if width % latent_factor or height % latent_factor:
+        near = f"{round(width / latent_factor) * latent_factor}x{round(height / latent_factor) * latent_factor}"
+        return f"{width}x{height} is no multiple of {latent_factor} on both sides", f"choose --size {near}"
+    return None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) from "512x384". Raises UserError for anything else."""
+    width, cross, height = text.lower().partition("x")
+    if not cross or not width.strip().isdigit() or not height.strip().isdigit():
+        raise UserError(f"{text!r} is no size", remedy="write it as WIDTHxHEIGHT in pixels, such as 512x512")
+    return int(width), int(height)

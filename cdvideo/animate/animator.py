@@ -39,8 +39,8 @@ class Animator:
         self._concepts.append((loaded, strength))
         return self
 
-    def animate(self, prompt: str, *, camera: Sequence[str] = (), **settings: Any) -> Clip:
-        """The clip of a prompt; `camera` are moves such as "zoom-in:0.6", `settings` those of `Studio.clip`."""
+    def animate(self, prompt: str | None = None, *, camera: Sequence[str] = (), **settings: Any) -> Clip:
+        """The clip of a prompt, or of `prompts` by frame; `camera` are moves such as "zoom-in:0.6", `settings` those of `Studio.clip`."""
         studio = self.studio
         cameras = studio.camera_moves(camera, offline=self._loading["offline"])
         return studio.clip(prompt, cameras=cameras, **settings)

@@ -21,7 +21,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
       cdvideo image --prompt "a photo of a fox at night" --base pocket --seed 7 --out fox.png
     """
     replay = given.pop("replay")
-    check_replay(given["prompt"], replay)
+    check_replay([given["prompt"]], replay)
     from cdvideo.cli.progress import steps_bar
     from cdvideo.cli.rendering import default_out, open_studio, render_again, save, split_settings
     from cdvideo.video import check_destination

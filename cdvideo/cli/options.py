@@ -20,7 +20,11 @@ def sampling_options(function: Command) -> Command:
     """What clips and stills have in common."""
     for option in reversed(
         (
-            click.option("--prompt", help='What is to be seen, such as "a V* bear reading a book".'),
+            click.option(
+                "--prompt",
+                help='What is to be seen, such as "a V* bear reading a book". (snow:1.3) counts more, [snow:0.7] less; '
+                "(snow) is 1.1, [snow] 1/1.1; a backslash before a bracket makes it one of the text. Of any length.",
+            ),
             click.option(
                 "--replay",
                 type=click.Path(path_type=Path),
@@ -62,12 +66,12 @@ def sampling_options(function: Command) -> Command:
     return device_options(function)
 
 
-def check_replay(prompt: str | None, replay: Path | None) -> None:
-    """Raises UserError unless exactly one of prompt and replay is given, and with replay nothing that it settles itself."""
+def check_replay(prompts: Sequence[str | None], replay: Path | None) -> None:
+    """Raises UserError unless there is either a prompt or a replay, and with replay nothing that it settles itself."""
     from cdvideo.errors import UserError
 
     if replay is None:
-        if prompt is None:
+        if not any(prompt is not None for prompt in prompts):
             raise UserError("what is to be seen?", remedy='describe it: --prompt "a V* bear reading a book"')
         return
     context = click.get_current_context()

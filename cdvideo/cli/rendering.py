@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cdvideo import base, motion
-from cdvideo.animate import Studio, parse_size, replay
+from cdvideo.animate import Studio, parse_size, parse_values, replay
 from cdvideo.cli.progress import steps_bar
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError
@@ -26,6 +26,17 @@ def split_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     sampling["num_inference_steps"] = rest.pop("steps")
     sampling["guidance_scale"] = rest.pop("guidance")
     return sampling, rest
+
+
+def over_time(given: dict[str, Any]) -> dict[str, Any]:
+    """What changes over a clip, taken out of `given`, under `Studio.clip`'s names."""
+    prompts: dict[int, str] = {}
+    for frame, prompt in given.pop("prompts_at"):
+        if frame in prompts:
+            raise UserError(f"there are two prompts at frame {frame}", remedy="give --prompt-at once for each frame")
+        prompts[frame] = prompt
+    courses = [parse_values(text) for text in given.pop("concept_strengths")]
+    return {"prompts": prompts, "travel": given.pop("travel"), "concept_strengths": courses}
 
 
 def open_studio(

@@ -16,8 +16,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
-from typing import Literal, get_args
+from itertools import pairwise
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from cdvideo.errors import UserError
 
 TransitionKind = Literal["cut", "crossfade", "dip", "wipe-left", "wipe-right", "wipe-up", "wipe-down"]
 TRANSITION_KINDS: tuple[TransitionKind, ...] = get_args(TransitionKind)
+
+Shot = TypeVar("Shot")
 
 _MAX_LIGHT = 65535
 # The soft edge of a wipe, as a part of the frame's width or height; a hard one jumps at the few frames per second of a motion module.
@@ -88,27 +90,19 @@ class Placement:
         return self.start + self.num_frames
 
 
-@dataclass(frozen=True, kw_only=True)
-class Misfit:
-    """A transition that does not fit: `shot` counts from 0 and is the one whose transition in, or length, has to change."""
-
-    shot: int
-    message: str
-    cause: str
-    remedy: str
-
-
 def timeline(num_frames: Sequence[int], transitions: Sequence[Transition]) -> list[Placement]:
     """The place of every shot in the film, from the shots' lengths in frames and their transitions in, one per shot.
 
-    The film has as many frames as the last placement's `end`. Raises UserError about the first misfit.
+    The film has as many frames as the last placement's `end`. Raises UserError where there is no shot and where a transition does
+    not fit between its shots.
     """
-    for misfit in misfits(num_frames, transitions):
-        raise UserError(misfit.message, cause=misfit.cause, remedy=misfit.remedy)
     starts, position = [], 0
-    for length, transition in zip(num_frames, transitions, strict=True):
+    for index, (length, transition, following) in enumerate(_with_neighbours(num_frames, transitions)):
+        _check_fit(index, length, transition, following)
         starts.append(position - transition.overlap)
         position = starts[-1] + length
+    if not starts:
+        raise _nothing_to_show()
     rulers = [start + transition.overlap // 2 for start, transition in zip(starts, transitions, strict=True)]
     return [
         Placement(start=start, num_frames=length, rules_from=begin, rules_until=until)
@@ -116,57 +110,34 @@ def timeline(num_frames: Sequence[int], transitions: Sequence[Transition]) -> li
     ]
 
 
-def misfits(num_frames: Sequence[int], transitions: Sequence[Transition]) -> list[Misfit]:
-    """Every transition that does not fit between shots of these lengths, in the film's order; none where `timeline` succeeds."""
-    if not num_frames:
-        return [Misfit(shot=0, message="A film has at least one shot.", cause="", remedy="add a shot")]
-    found = []
-    if transitions[0].overlap:
-        found.append(_nothing_before(transitions[0]))
-    for index, (length, transition) in enumerate(zip(num_frames, transitions, strict=True)):
-        following = transitions[index + 1] if index + 1 < len(transitions) else CUT
-        if transition.num_after + following.num_before > length:
-            found.append(_too_short(index, length, transition, following))
-    return found
-
-
 def film_frames(clips: Iterable[NDArray[np.uint8]], transitions: Sequence[Transition]) -> Iterator[NDArray[np.uint8]]:
     """The film's frames one by one, each (H, W, 3) uint8 RGB, from its shots' frames, each (F, H, W, 3), and their transitions in.
 
-    `clips` is walked along with the film, and never more than one shot and the end of the one before are held. A crossfade mixes
+    `clips` is walked along with the film, and never more than two shots are held. A crossfade mixes
     light, as an optical printer does, so that two equally bright colours stay bright on the way; a dip scales the coded values,
     which the eye sees as even steps. All is integer arithmetic: the same shots give the same film on every machine.
 
-    Raises UserError where a shot differs in size from the first or a transition does not fit, ValueError where there are more or
+    Raises UserError where a shot differs in size from the one before or a transition does not fit, ValueError where there are more or
     fewer clips than transitions.
     """
     tail: NDArray[np.uint8] | None = None
-    size: tuple[int, ...] | None = None
-    number = 0
-    for number, (frames, transition, following) in enumerate(_with_neighbours(clips, transitions), 1):
-        size = size or frames.shape[1:]
-        if frames.shape[1:] != size:
-            raise _other_size(number, frames.shape[1:], size)
-        if number == 1 and transition.overlap:
-            raise _as_error(_nothing_before(transition))
-        if transition.num_after + following.num_before > len(frames):
-            raise _as_error(_too_short(number - 1, len(frames), transition, following))
-        body_end = len(frames) - following.num_before
+    for index, (frames, transition, following) in enumerate(_with_neighbours(clips, transitions)):
         if tail is None:
             tail = frames[:0]
+        if frames.shape[1:] != tail.shape[1:]:
+            raise _other_size(index, frames.shape, tail.shape)
+        _check_fit(index, len(frames), transition, following)
+        body_end = len(frames) - following.num_before
         yield from _transition(tail, frames[: transition.num_after], transition)
         yield from frames[transition.num_after : body_end]
-        # A copy, so that the shot's other frames can be forgotten.
-        tail = frames[body_end:].copy()
-    if not number:
-        raise UserError("A film has at least one shot.", remedy="add a shot")
+        tail = frames[body_end:]
+    if tail is None:
+        raise _nothing_to_show()
 
 
-def _with_neighbours(
-    clips: Iterable[NDArray[np.uint8]], transitions: Sequence[Transition]
-) -> Iterator[tuple[NDArray[np.uint8], Transition, Transition]]:
-    following = chain(transitions[1:], [CUT])
-    yield from zip(clips, transitions, following, strict=True)
+def _with_neighbours(shots: Iterable[Shot], transitions: Sequence[Transition]) -> Iterator[tuple[Shot, Transition, Transition]]:
+    """Every shot with the transition at its start and the one at its end."""
+    yield from zip(shots, transitions, [*transitions[1:], CUT][: len(transitions)], strict=True)
 
 
 def _transition(before: NDArray[np.uint8], after: NDArray[np.uint8], transition: Transition) -> Iterator[NDArray[np.uint8]]:
@@ -223,36 +194,34 @@ def _wipe_mask(shape: tuple[int, ...], kind: TransitionKind, index: int, count: 
     return mask[None, :, None] if horizontal else mask[:, None, None]
 
 
-def _nothing_before(transition: Transition) -> Misfit:
-    return Misfit(
-        shot=0,
-        message=f"The first shot cannot come in by a {transition.kind}.",
-        cause="there is no shot before it",
-        remedy="leave its transition out, or choose a dip, which brightens it from black",
-    )
-
-
-def _too_short(index: int, length: int, transition: Transition, following: Transition) -> Misfit:
+def _check_fit(index: int, length: int, transition: Transition, following: Transition) -> None:
+    if index == 0 and transition.overlap:
+        raise UserError(
+            f"The film cannot begin with a {transition.kind}.",
+            cause="there is no shot before its first",
+            remedy="leave that transition out, or choose a dip, which brightens the film from black",
+        )
+    needed = transition.num_after + following.num_before
+    if needed <= length:
+        return
     ends = [
-        f"its {transition.kind} in takes {transition.num_after} of its frames" if transition.num_after else "",
+        f"its {transition.kind} in takes {transition.num_after}" if transition.num_after else "",
         f"the {following.kind} to shot {index + 2} takes {following.num_before}" if following.num_before else "",
     ]
-    needed = transition.num_after + following.num_before
-    return Misfit(
-        shot=index,
-        message=f"Shot {index + 1} is too short for its transitions: {length} frames.",
+    raise UserError(
+        f"Shot {index + 1} is too short for its transitions: it has {length} frame{'s' if length > 1 else ''}.",
         cause=" and ".join(end for end in ends if end),
-        remedy=f"give shot {index + 1} at least {needed} frames, or shorten the transition{'s' if all(ends) else ''}",
+        remedy=f"give it at least {needed}, or shorten {'a transition' if all(ends) else 'the transition'}",
     )
 
 
-def _as_error(misfit: Misfit) -> UserError:
-    return UserError(misfit.message, cause=misfit.cause, remedy=misfit.remedy)
+def _nothing_to_show() -> UserError:
+    return UserError("A film has at least one shot.", remedy="add a shot")
 
 
-def _other_size(number: int, found: tuple[int, ...], first: tuple[int, ...]) -> UserError:
+def _other_size(index: int, found: tuple[int, ...], first: tuple[int, ...]) -> UserError:
     return UserError(
-        f"Shot {number} does not fit into the film.",
-        cause=f"it is {found[1]}x{found[0]} pixels, shot 1 is {first[1]}x{first[0]}",
+        f"Shot {index + 1} does not fit into the film.",
+        cause=f"it is {found[2]}x{found[1]} pixels, the one before {first[2]}x{first[1]}",
         remedy="render every shot with the same size",
     )

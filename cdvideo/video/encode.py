@@ -32,6 +32,8 @@ PNG_RECORD_KEY, PNG_FPS_KEY = "cdvideo", "cdvideo-fps"
 
 # Visually lossless at the sizes that SD1.5 renders; the two scales differ, the qualities match.
 _H264_CRF, _VP9_CRF = 17, 22
+# Without it, x264 0.165 encodes frames whose width is no multiple of 128 otherwise at every call, and on every kind of processor.
+_X264_REPEATABLE = "cpu-independent=1"
 _SECONDS_BETWEEN_KEY_FRAMES = 2
 _SOUND = {"mp4": ("aac", 160_000), "webm": ("libopus", 128_000)}
 _CAPTIONS = {"mp4": "mov_text", "webm": "webvtt"}
@@ -82,15 +84,18 @@ def encode_mp4(footage: Footage, file: BinaryIO) -> None:
 
     Where width or height is odd, the last column or row is doubled, because H.264 has no odd sizes in 4:2:0.
     """
-    options = {"crf": str(_H264_CRF), "preset": "slow"}
+    options = {"crf": str(_H264_CRF), "preset": "slow", "x264-params": _X264_REPEATABLE}
     evened = replace(footage, frames=lambda: map(_evened, footage.frames()))
     _encode_video(evened, file, "mp4", "libx264", options, {"movflags": "+faststart"})
 
 
 def encode_webm(footage: Footage, file: BinaryIO) -> None:
-    """Writes a WebM file: VP9, yuv420p, BT.709, Opus, captions as WebVTT, the record as the `comment` tag. Odd sizes stay as they are."""
+    """Writes a WebM file: VP9, yuv420p, BT.709, Opus, captions as WebVTT, the record as the `comment` tag.
+
+    Odd sizes stay as they are. `bitexact` keeps the muxer from drawing a new random number for every file.
+    """
     options = {"crf": str(_VP9_CRF), "b": "0", "deadline": "good", "cpu-used": "2", "row-mt": "1"}
-    _encode_video(footage, file, "webm", "libvpx-vp9", options, {})
+    _encode_video(footage, file, "webm", "libvpx-vp9", options, {"fflags": "+bitexact"})
 
 
 def encode_gif(footage: Footage, file: BinaryIO) -> None:

@@ -18,10 +18,12 @@ from cdvideo.animate.settings import (
     sampling_settings,
     strengths_by_frame,
 )
+from cdvideo.animate.starting import Start, StartSource, start_from
 from cdvideo.animate.text_states import LocalConcept, TextKeyValues, describe_local, require_key_values
 from cdvideo.animate.tokens import say_unknown_tokens, tokenize
 from cdvideo.base import Base, Injection, Vocabulary, versions
 from cdvideo.concept import Concept, distinct_names
+from cdvideo.errors import UserError
 from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
 from cdvideo.sampling import WINDOW, denoise, make_scheduler, noise_generator, windowed
 from cdvideo.video import Clip
@@ -101,6 +103,8 @@ class Studio:
         sampler: str = "ddim",
         cameras: Sequence[WeightedLora] = (),
         loop: bool = False,
+        init: StartSource | None = None,
+        strength: float | None = None,
         on_step: OnStep | None = None,
     ) -> Clip:
         """`num_frames` frames and a record of every setting. `size` is (width, height) in pixels; the base's own by default.
@@ -108,7 +112,8 @@ class Studio:
         `prompts` by frame turn into each other as `travel` says: linear, smooth or hold; `prompt` is that of frame 0. `concept_strengths`
         are factors by frame of the concepts' strengths, linear in between: one course for all concepts, or one for each. `cameras` are
         MotionLoRAs and their strengths; they are in the motion module for this clip alone. More than 16 frames are rendered in overlapping
-        windows of 16; with `loop` the last frame leads back to the first.
+        windows of 16; with `loop` the last frame leads back to the first. `init`, a picture or a clip (a file or a Clip), is what the
+        frames start from; `strength` in (0, 1] is how much of it is drawn anew.
         """
         if self._motion_unet is None:
             raise ValueError("this studio has no motion module; give it one, or ask for a still")
@@ -125,9 +130,17 @@ class Studio:
             schedule=schedule,
             sampler=sampler,
         )
+        start = self._start(init, strength, settings, num_frames)
         with LoraInjection(self._motion_unet, cameras):
             latents = self._denoise(
-                settings, prompts=course, travel=travel, strengths=strengths, num_frames=num_frames, loop=loop, on_step=on_step
+                settings,
+                prompts=course,
+                travel=travel,
+                strengths=strengths,
+                num_frames=num_frames,
+                loop=loop,
+                start=start,
+                on_step=on_step,
             )
         frames = self.base.decode(rearrange(latents, "1 c f h w -> f c h w")).numpy()
         over_time = {
@@ -143,7 +156,8 @@ class Studio:
         }
         length = {"frames": num_frames, "fps": fps, "loop": loop}
         first = next(iter(course.values()))
-        record = {"kind": "clip", "prompt": first, **over_time, **settings, **length, **motion, **self._origin()}
+        init_record = {"init": start.described() if start else None}
+        record = {"kind": "clip", "prompt": first, **over_time, **settings, **init_record, **length, **motion, **self._origin()}
         return Clip(frames=frames, fps=fps, record=record)
 
     def still(
@@ -157,9 +171,11 @@ class Studio:
         seed: int = 0,
         schedule: str = "stable-diffusion",
         sampler: str = "ddim",
+        init: StartSource | None = None,
+        strength: float | None = None,
         on_step: OnStep | None = None,
     ) -> Clip:
-        """A clip of one frame, from the base's own UNet without motion."""
+        """A clip of one frame, from the base's own UNet without motion; `init` and `strength` as for a clip."""
         settings = sampling_settings(
             self.base,
             size=size,
@@ -170,8 +186,9 @@ class Studio:
             schedule=schedule,
             sampler=sampler,
         )
-        latents = self._denoise(settings, prompts={0: prompt}, on_step=on_step)
-        record = {"kind": "still", "prompt": prompt, **settings, **self._origin()}
+        start = self._start(init, strength, settings)
+        latents = self._denoise(settings, prompts={0: prompt}, start=start, on_step=on_step)
+        record = {"kind": "still", "prompt": prompt, **settings, "init": start.described() if start else None, **self._origin()}
         return Clip(frames=self.base.decode(latents).numpy(), fps=1, record=record)
 
     @property
@@ -188,6 +205,7 @@ class Studio:
         strengths: Sequence[Course] = (),
         num_frames: int | None = None,
         loop: bool = False,
+        start: Start | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """The latents of a clip of `num_frames`, or of a still."""
@@ -207,6 +225,7 @@ class Studio:
             loop=loop,
         )
         predict_noise = noise_predictor(unet)
+        latents = start.latents(base) if start else None
         with text.within(unet):
             return denoise(
                 predict_noise if num_frames is None else windowed(predict_noise, window=self.window, loop=loop),
@@ -216,8 +235,22 @@ class Studio:
                 negative=negative,
                 guidance_scale=settings["guidance"],
                 generator=generator,
+                start=latents[:, :, 0] if latents is not None and num_frames is None else latents,
+                first_step=start.first_step(settings["steps"]) if start else 0,
                 on_step=on_step,
             )
+
+    def _start(
+        self, init: StartSource | None, strength: float | None, settings: Mapping[str, Any], num_frames: int | None = None
+    ) -> Start | None:
+        if init is None:
+            if strength is not None:
+                raise UserError("--strength is of --init, and there is none", remedy="give --init FILE, or leave --strength out")
+            return None
+        width, height = settings["size"]
+        start = start_from(init, strength, size=(width, height), num_frames=num_frames)
+        start.first_step(settings["steps"])
+        return start
 
     def _key_values(self, prompts: Sequence[str], *, at_changing_strength: bool) -> TextKeyValues:
         """The keys and values of the prompts. A concept that is whole in the base comes out of it where its strength is to change."""

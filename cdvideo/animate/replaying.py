@@ -11,6 +11,7 @@ from cdvideo import base, motion
 from cdvideo.animate.denoising import OnStep
 from cdvideo.animate.render import Studio
 from cdvideo.animate.settings import describe_cameras
+from cdvideo.animate.starting import start_from
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError, UserNote
 from cdvideo.video import Clip
@@ -47,6 +48,7 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
     concepts = [(_concept(entry, source), float(entry["strength"])) for entry in record["concepts"]]
     settings = {name: record[name] for name in ("negative", "seed", "schedule", "sampler")}
     settings |= {"size": tuple(record["size"]), "num_inference_steps": record["steps"], "guidance_scale": record["guidance"]}
+    settings |= _init(record, source)
     if record["kind"] == "still":
         with Studio(loaded, concepts, joining=record["joining"]) as studio:
             return studio.still(record["prompt"], **settings, on_step=on_step)
@@ -75,6 +77,24 @@ def _over_time(record: Mapping[str, Any]) -> dict[str, Any]:
         "travel": record["travel"],
         "concept_strengths": [{int(frame): value for frame, value in course.items()} for course in record["concept_strengths"]],
     }
+
+
+def _init(record: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """What the frames started from: its file, where it was or beside the clip, known by what it looks like."""
+    if (entry := record.get("init")) is None:
+        return {}
+    name = Path(entry["file"] or "a clip without a file")
+    num_frames = record.get("frames")
+    for path in dict.fromkeys([name, source.parent / name.name]):
+        if path.exists():
+            start = start_from(path, entry["strength"], size=tuple(record["size"]), num_frames=num_frames)
+            if start.digest == entry["digest"]:
+                return {"init": path, "strength": entry["strength"]}
+    raise UserError(
+        f"what {source} started from is not here",
+        cause=f"{name} {'shows other frames now' if name.exists() else 'does not exist'}",
+        remedy=f"put the file of then at {name}",
+    )
 
 
 def _dtype_name(dtype: str) -> str:

@@ -68,6 +68,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
       cdvideo animate --concept bear.safetensors --concept cat.safetensors:0.8 --prompt "a V1* bear next to a V2* cat"
       cdvideo animate --prompt "a V* bear on (green grass:1.3)" --prompt-at 12 "a V* bear in the snow" --travel smooth
       cdvideo animate --prompt "a V* bear in the snow" --concept-strength "0:1.0, 12:0.3"
+      cdvideo animate --prompt "a bear in the snow" --init photo.jpg --strength 0.6
       cdvideo animate --replay bear.mp4 --out again.mp4
     """
     replay = given.pop("replay")

@@ -19,6 +19,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     Examples:
       cdvideo image --prompt "a V* bear wearing headphones"
       cdvideo image --prompt "a photo of a fox at night" --base pocket --seed 7 --out fox.png
+      cdvideo image --prompt "a fox in the snow" --init fox.png --strength 0.5
     """
     replay = given.pop("replay")
     check_replay([given["prompt"]], replay)

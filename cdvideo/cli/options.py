@@ -59,6 +59,13 @@ def sampling_options(function: Command) -> Command:
             click.option(
                 "--negative", help="What is not to be seen; by default the base's own (SD1.5: bad quality, worse quality; pocket: nothing)."
             ),
+            click.option(
+                "--init",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="What to start from: a picture, or for clips also a clip. Scaled to the size, and cut to it around its middle.",
+            ),
+            click.option("--strength", type=float, help="How much of --init is drawn anew, above 0 up to 1; by default 0.7."),
             click.option("--seed", type=int, default=0, show_default=True, help="The same seed renders the same picture."),
         )
     ):

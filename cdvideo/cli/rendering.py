@@ -20,7 +20,7 @@ from cdvideo.video import Clip, check_destination, read_record, write
 def split_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `Studio` renders with, under its own names, and the rest."""
     rest = dict(given)
-    sampling = {name: rest.pop(name) for name in ("prompt", "negative", "seed", "sampler")}
+    sampling = {name: rest.pop(name) for name in ("prompt", "negative", "seed", "sampler", "init", "strength")}
     size = rest.pop("size")
     sampling["size"] = parse_size(size) if size else None
     sampling["num_inference_steps"] = rest.pop("steps")

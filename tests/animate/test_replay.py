@@ -70,3 +70,28 @@ def test_a_long_loop_is_rendered_again():
     assert call("animate", "--replay", "a", "--out", "b").exit_code == 0
     first, second = read("a"), read("b")
     assert first.num_frames == 18 and np.array_equal(first.frames, second.frames)
+
+
+def test_what_changes_over_a_clip_and_what_it_started_from_is_rendered_again():
+    trained("0")
+    call("image", "--prompt", "a bear", "--steps", "1", "--size", "64x64", "--out", "start.png")
+    settings = ("--frames", "4", "--steps", "4", "--size", "64x64", "--init", "start.png", "--strength", "0.8")
+    travel = (
+        "--prompt",
+        "a V* bear",
+        "--prompt-at",
+        "2",
+        "a V* bear in (snow:1.3)",
+        "--travel",
+        "smooth",
+        "--concept-strength",
+        "0:1, 3:0.2",
+    )
+    assert call("animate", *settings, *travel, "--out", "a").exit_code == 0
+    assert call("animate", "--replay", "a", "--out", "b").exit_code == 0
+    first, second = read("a"), read("b")
+    assert np.array_equal(first.frames, second.frames) and first.record == second.record
+    assert first.record["prompts"] == {"0": "a V* bear", "2": "a V* bear in (snow:1.3)"} and first.record["init"]["file"] == "start.png"
+    call("image", "--prompt", "a fox", "--steps", "1", "--size", "64x64", "--out", "start.png")
+    refused = call("animate", "--replay", "a", "--out", "c")
+    assert refused.exit_code == 2 and "start.png shows other frames now" in refused.output

@@ -1,0 +1,114 @@
+"""What a clip starts from instead of pure noise: a picture, which is then the start of every frame, or the frames of another clip.
+
+Shapes: `F` frames, `C` latent channels, `H W` height and width in pixels, `h w` in latent cells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from cdvideo.base import Base
+from cdvideo.errors import UserError, UserNote
+from cdvideo.video import Clip, read
+
+Frames = NDArray[np.uint8]
+StartSource = str | os.PathLike[str] | Clip
+ENCODED_AT_ONCE = 4
+DEFAULT_STRENGTH = 0.7
+"""How far a start is noised unless the user says otherwise: its layout stays, its details are drawn anew."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Frames (F, H, W, 3) uint8 to start from, and how strongly they are changed: near 0 hardly, at 1 completely."""
+
+    frames: Frames
+    strength: float
+    source: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of the frames as they are used, so that a copy of the file in another format is another start."""
+        return hashlib.sha256(str(self.frames.shape).encode() + self.frames.tobytes()).hexdigest()[:16]
+
+    def first_step(self, num_inference_steps: int) -> int:
+        """The step that denoising starts at, as in SDEdit (Meng et al. 2022): the strength's share of all steps is left.
+
+        Raises UserError where no step would be.
+        """
+        num_steps = min(int(num_inference_steps * self.strength), num_inference_steps)
+        if num_steps < 1:
+            raise UserError(
+                f"--strength {self.strength:g} of {num_inference_steps} steps is no step at all",
+                remedy=f"choose --strength of at least {1 / num_inference_steps:.2g}, or more --steps",
+            )
+        return num_inference_steps - num_steps
+
+    def latents(self, base: Base) -> Tensor:
+        """(1, C, F, h, w): the means of the autoencoder's posteriors."""
+        pixels = rearrange(torch.from_numpy(np.array(self.frames)), "f h w c -> f c h w").float() / 127.5 - 1
+        means = torch.cat([base.moments(part)[0] for part in pixels.split(ENCODED_AT_ONCE)])
+        return rearrange(means, "f c h w -> 1 c f h w")
+
+    def described(self) -> Mapping[str, Any]:
+        """What a record says of it."""
+        return {"file": self.source, "digest": self.digest, "strength": self.strength}
+
+
+def start_from(source: StartSource, strength: float | None, *, size: tuple[int, int], num_frames: int | None = None) -> Start:
+    """The start for a clip of `num_frames`, or a still where that is None, at `size` (width, height) in pixels.
+
+    Pictures are scaled until they cover the size (Lanczos) and cut to it around their middle. Of a longer clip its first frames are used.
+    Raises UserError for a clip that is too short, a strength outside (0, 1], and what cannot be read.
+    """
+    strength = DEFAULT_STRENGTH if strength is None else strength
+    if not 0 < strength <= 1:
+        raise UserError(
+            f"--strength {strength:g} is not between 0 and 1", remedy="near 0 keeps what --init shows, 1 draws all of it anew; 0.7 is usual"
+        )
+    name = None if isinstance(source, Clip) else os.fspath(source)
+    frames = source.frames if isinstance(source, Clip) else read_start(Path(source))
+    wanted = num_frames or 1
+    if 1 < len(frames) < wanted:
+        raise UserError(
+            f"{name or 'the clip to start from'} has {len(frames)} frames, and {wanted} are to be rendered",
+            remedy=f"choose --frames {len(frames)}, or start from a picture",
+        )
+    if len(frames) > wanted:
+        warnings.warn(f"of the {len(frames)} frames of {name or 'the clip'} the first {wanted} are used", UserNote, stacklevel=3)
+    fitted = np.stack([_fitted(frame, size) for frame in frames[:wanted]])
+    return Start(fitted if len(fitted) == wanted else np.repeat(fitted, wanted, axis=0), strength, name)
+
+
+def read_start(path: Path) -> Frames:
+    """The frames (F, H, W, 3) of a clip, or the one of a picture in any format that Pillow reads. Raises UserError."""
+    if path.is_file():
+        try:
+            with Image.open(path) as picture:
+                if getattr(picture, "n_frames", 1) == 1:
+                    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None]
+        except UnidentifiedImageError:
+            pass
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"{path} cannot be read as a picture", cause=str(error), remedy="copy it again, or give another file"
+            ) from error
+    return read(path).frames
+
+
+def _fitted(frame: Frames, size: tuple[int, int]) -> Frames:
+    picture = Image.fromarray(frame)
+    return np.asarray(picture if picture.size == size else ImageOps.fit(picture, size, Image.Resampling.LANCZOS))

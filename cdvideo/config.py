@@ -1,4 +1,4 @@
-"""The YAML files: training configurations and storyboards, as frozen models. Unknown keys fail, with their place in the file."""
+"""Training configurations as frozen models, and what every model of a YAML file shares. Unknown keys fail, with their place."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cdvideo.errors import UserError
 
 
-class _Model(BaseModel):
+class FrozenModel(BaseModel):
+    """A section of a YAML file."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """One thing as a list of one."""
     return [value] if isinstance(value, str | Path) else value
 
 
-class SubjectConfig(_Model):
+class SubjectConfig(FrozenModel):
     """One subject of a training of several."""
 
     images: Path = Field(description="folder with 4-7 photos of it; relative to the working folder")
@@ -32,7 +35,7 @@ class SubjectConfig(_Model):
 Method = Literal["classdiffusion", "custom-diffusion", "textual-inversion", "dreambooth", "svdiff"]
 
 
-class TrainConfig(_Model):
+class TrainConfig(FrozenModel):
     """One training, of one subject or, with `concepts`, of several together. What is left out comes from the base's preset."""
 
     images: Path | None = Field(None, description="folder with 4-7 photos of one subject; relative to the working folder")
@@ -63,7 +66,7 @@ class TrainConfig(_Model):
     samples_every: int = Field(0, ge=0, description="steps between rows of the sample sheet; a multiple of checkpoint_every; 0 draws none")
     sample_prompts: list[str] = Field([], description="the prompts of the sample sheet; a few usual ones by default")
     keep: Literal["last", "best"] = Field("last", description="which checkpoint becomes the concept; best needs samples_every")
-    log: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(_listed)] = Field((), description="logs beside log.jsonl")
+    log: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(listed)] = Field((), description="logs beside log.jsonl")
     seed: int = Field(0, ge=0, description="seed of every random draw")
     out: Path | None = Field(None, description="the concept file; concepts/CLASS.safetensors by default")
 
@@ -97,36 +100,7 @@ class TrainConfig(_Model):
         return self.out or Path("concepts") / f"{'-'.join(subject.class_word for subject in self.subjects)}.safetensors"
 
 
-class Shot(_Model):
-    """One shot of a storyboard."""
-
-    prompt: str = Field(min_length=1, description="what is seen")
-    seed: int = Field(0, ge=0, description="seed of the shot's noise")
-    frames: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="number of frames; the storyboard's by default")
-    negative: str | None = Field(None, description="what is not to be seen; the storyboard's by default")
-    guidance: float | None = Field(None, ge=0, description="guidance scale; the storyboard's by default")
-    camera: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field((), description="camera moves, such as zoom-in or pan-left:0.6")
-
-
-class Storyboard(_Model):
-    """A film: shots that follow each other with hard cuts."""
-
-    title: str = Field(min_length=1, description="names the film and its files")
-    concept: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = Field(
-        (), description="concept file, or several; relative to the storyboard, then to the working folder"
-    )
-    base: str | None = Field(None, description="base; the concept's by default")
-    motion: str | None = Field(None, description="motion module; the base's own by default")
-    fps: float = Field(8, gt=0, le=120, description="frames a second")
-    frames: int = Field(16, ge=1, le=4096, description="frames of a shot")
-    steps: int | None = Field(None, ge=1, le=1000, description="denoising steps")
-    guidance: float | None = Field(None, ge=0, description="guidance scale")
-    size: str | None = Field(None, description="WIDTHxHEIGHT in pixels")
-    negative: str | None = Field(None, description="what is not to be seen; the base's own by default")
-    shots: list[Shot] = Field(min_length=1, description="the shots in order")
-
-
-Loaded = TypeVar("Loaded", bound=_Model)
+Loaded = TypeVar("Loaded", bound=FrozenModel)
 
 
 def load_yaml(path: Path, model: type[Loaded]) -> Loaded:
@@ -151,8 +125,7 @@ def checked(model: type[Loaded], values: Any, source: str) -> Loaded:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        parts: dict[str, type[BaseModel]] = {"concepts": SubjectConfig, "shots": Shot}
-        within = parts.get(str(first["loc"][0]), model) if first["loc"][1:] else model
+        within = SubjectConfig if first["loc"][1:] and first["loc"][0] == "concepts" else model
         known = ", ".join(field.alias or name for name, field in within.model_fields.items())
         remedy = f"the keys are: {known}" if first["type"] == "extra_forbidden" else f"mend {place or 'these settings'}"
         where = f"{source}: {place}" if place else source

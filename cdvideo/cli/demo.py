@@ -20,21 +20,23 @@ def command(out: Path) -> None:
     """
     from cdvideo.cli.films import render_film
     from cdvideo.cli.training import train_concept
-    from cdvideo.config import Storyboard, TrainConfig, load_yaml
+    from cdvideo.config import TrainConfig
     from cdvideo.resources import resource
+    from cdvideo.storyboard import plan_film, read_storyboard
+    from cdvideo.storyboard.script import CastMember
     from cdvideo.video import check_destination
 
     check_destination(out / "film.mp4")
     concept = out / "concepts" / "bear.safetensors"
     source = resource("configs", "storyboards", "bear.yaml")
-    board = load_yaml(source, Storyboard).model_copy(update={"concept": (concept.resolve(),)})
+    board = read_storyboard(source).model_copy(update={"cast": {"bear": CastMember.model_validate(concept.resolve())}})
     photos = resource("samples", "bear")
     click.echo(f"photos:  {photos}")
     train_concept(TrainConfig.model_validate({"images": photos, "class": "bear"}), concept)
     click.echo(f"concept: {concept}")
     film = render_film(board, source, out)
     overview = out / "demo.png"
-    _overview(photos, film, [shot.prompt for shot in board.shots], overview)
+    _overview(photos, film, [shot.prompt for shot in plan_film(board, source).shots], overview)
     click.echo(f"overview: {overview}")
 
 

@@ -9,15 +9,14 @@ import click
 from tqdm import tqdm
 
 from cdvideo.animate import OnStep
-from cdvideo.config import Shot, Storyboard
-from cdvideo.storyboard import Film, render, slug
+from cdvideo.storyboard import Film, PlannedShot, Storyboard, render, slug
 
 
 def render_film(storyboard: Storyboard, source: Path, out: Path | None, *, device: str = "auto", dtype: str = "auto") -> Film:
     folder = out or Path("films") / slug(storyboard.title)
     bars: list[tqdm[Any]] = []
 
-    def on_shot(number: int, total: int, shot: Shot, done: bool) -> OnStep | None:
+    def on_shot(number: int, total: int, shot: PlannedShot, done: bool) -> OnStep | None:
         if bars:
             bars[-1].close()
         if done:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cdvideo.cli.options import device_options
+
+if TYPE_CHECKING:
+    from cdvideo.storyboard.planning import FilmPlan, PlannedShot
 
 
 @click.group("storyboard")
@@ -12,18 +16,93 @@ def command() -> None:
     """Turn a YAML file of shots into a film."""
 
 
+@command.command("init")
+@click.argument("file", type=click.Path(path_type=Path), default=Path("storyboard.yaml"))
+def init_command(file: Path) -> None:
+    """Write a commented storyboard to begin with, with the newest concepts in concepts/ as its cast. Nothing is overwritten.
+
+    \b
+    Example:
+      cdvideo storyboard init my_film.yaml
+    """
+    from cdvideo.storyboard.starter import write_starter
+
+    cast = write_starter(file)
+    for found in cast:
+        click.echo(f"cast:  {found.name} ({found.file})")
+    click.echo(f"wrote {file}\nnext:  cdvideo storyboard check {file}")
+
+
+@command.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+def check_command(file: Path) -> None:
+    """Find every mistake in a storyboard, with its line and column, or say what the film will be. Renders nothing.
+
+    \b
+    Example:
+      cdvideo storyboard check configs/storyboards/bear.yaml
+    """
+    from cdvideo.storyboard.checking import check
+
+    checked = check(file)
+    for line in _described(checked.plan):
+        click.echo(line)
+    for note in checked.notes:
+        click.echo(click.style("note: ", fg="yellow") + note, err=True)
+    click.echo(f"{file} is right")
+
+
+@command.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema by which editors complete and check storyboards.
+
+    \b
+    Example:
+      cdvideo storyboard schema
+    """
+    from cdvideo.storyboard.schema import schema_text
+
+    click.echo(schema_text(), nl=False)
+
+
 @command.command("render")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the film and its shots; films/TITLE by default.")
 @device_options
 def render_command(file: Path, out: Path | None, device: str, dtype: str) -> None:
-    """Render the film of a storyboard. Shots that are rendered already are kept.
+    """Render the film of a storyboard, once it is found without mistakes. Shots that are rendered already are kept.
 
     \b
     Example:
       cdvideo storyboard render configs/storyboards/bear.yaml --out films/bear
     """
-    from cdvideo.cli.films import render_film
-    from cdvideo.config import Storyboard, load_yaml
+    from cdvideo.storyboard.checking import check
 
-    render_film(load_yaml(file, Storyboard), file, out, device=device, dtype=dtype)
+    checked = check(file)
+    from cdvideo.cli.films import render_film
+
+    render_film(checked.storyboard, file, out, device=device, dtype=dtype)
+
+
+def _described(plan: FilmPlan) -> list[str]:
+    """What a film will be: a line for it, and one for each shot."""
+    size = next((f", {shot.size[0]}x{shot.size[1]} pixels" for shot in plan.shots if shot.size), "")
+    count = f"{len(plan.shots)} shots" if len(plan.shots) > 1 else "one shot"
+    head = f"{plan.title}: {count}, {plan.seconds:.4g} s, {plan.num_frames} frames at {plan.fps:g} a second{size}, base {plan.base}"
+    rows = [_row(shot) for shot in plan.shots]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    extras = [
+        f"  {what}: {card.text} ({card.num_frames} frames)"
+        for what, card in (("title card", plan.title_card), ("end card", plan.end_card))
+        if card
+    ]
+    return [head, *lines, *extras, *([f"  audio: {plan.audio.path}"] if plan.audio else [])]
+
+
+def _row(shot: PlannedShot) -> list[str]:
+    starring = "with " + ", ".join("/".join(star.names) for star in shot.starring) if shot.starring else "with nobody of the cast"
+    takes = f"{shot.takes} takes" if shot.takes > 1 else ""
+    entrance = f"{shot.transition.kind} of {shot.transition.num_frames}" if shot.transition.num_frames else ""
+    details = ", ".join(part for part in (entrance, *shot.cameras, "continues" if shot.continues else "", takes) if part)
+    return [str(shot.number), f"{shot.num_frames} frames", f"seed {shot.seed}", starring, shot.prompt, details and f"({details})"]

@@ -42,7 +42,7 @@ def examples() -> list[str]:
     found = []
     context = click.Context(main)
     pages = {verb: main.get_command(context, verb) for verb in VERBS}
-    pages["storyboard"] = pages["storyboard"].commands["render"]
+    pages |= {f"storyboard {name}": page for name, page in pages.pop("storyboard").commands.items()}
     for verb, page in pages.items():
         lines = re.findall(r"^\s+(cdvideo .+)$", page.help or "", re.MULTILINE)
         assert lines, f"{verb} has no example"

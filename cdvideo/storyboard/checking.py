@@ -1,0 +1,250 @@
+"""Whether a storyboard can become a film: every mistake of its files at once, with its place, in a fraction of a second, without torch."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdvideo.base.catalog import BASES, CAMERA_MOVES, CAMERAS, MOTIONS, unknown_name
+from cdvideo.concept import KEY_VALUE_SUFFIXES, ConceptHeader, read_header, read_layout
+from cdvideo.errors import UserError
+from cdvideo.resources import resource
+from cdvideo.storyboard.casting import Cast, Trouble, assemble
+from cdvideo.storyboard.form import formed
+from cdvideo.storyboard.mistakes import BrokenStoryboard, Mistake, spelled
+from cdvideo.storyboard.planning import FilmPlan, locate, planned
+from cdvideo.storyboard.reading import Source, read_source
+from cdvideo.storyboard.script import KeyPath, Storyboard, modernised
+
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A storyboard without mistakes and what becomes of it. `notes` say what looks forgotten."""
+
+    storyboard: Storyboard
+    plan: FilmPlan
+    notes: tuple[str, ...]
+
+
+def read_storyboard(file: Path) -> Storyboard:
+    """The storyboard in a file, whose form is right; what it names may be missing. Raises BrokenStoryboard with every mistake."""
+    source = read_source(file)
+    values, moves = modernised(source.content)
+    storyboard, troubles, _ = formed(values)
+    mistakes = _Finding(source, moves).mistakes(troubles)
+    if mistakes or storyboard is None:
+        raise BrokenStoryboard(file, mistakes)
+    return storyboard
+
+
+def check(file: Path) -> Checked:
+    """The storyboard in a file and its plan. Raises BrokenStoryboard with every mistake in it and in what it names."""
+    source = read_source(file)
+    values, moves = modernised(source.content)
+    storyboard, troubles, changed = formed(values)
+    finding = _Finding(source, moves)
+    if storyboard is None:
+        raise BrokenStoryboard(file, finding.mistakes(troubles))
+    files, headers, further = _concepts(storyboard, file)
+    cast, cast_troubles = assemble(storyboard.cast, files, headers)
+    plan, plan_troubles = planned(storyboard, file, cast, headers)
+    further += [*cast_troubles, *plan_troubles, *_models(storyboard, plan), *_media(storyboard, file)]
+    further += [*_one_base(cast, headers), *_whole_concepts(plan)]
+    troubles += [trouble for trouble in further if not any(trouble.path[: len(path)] == path for path in changed)]
+    if mistakes := finding.mistakes(troubles):
+        raise BrokenStoryboard(file, mistakes)
+    return Checked(storyboard=storyboard, plan=plan, notes=tuple(_notes(storyboard, plan, cast)))
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """Looks up where in the files a trouble stands; `moves` lead from today's paths to those of an older file."""
+
+    source: Source
+    moves: Mapping[KeyPath, KeyPath]
+
+    def mistakes(self, troubles: Sequence[Trouble]) -> list[Mistake]:
+        """Those of reading and, in other places, these troubles."""
+        read = {mistake.place for mistake in self.source.mistakes}
+        found = [self.mistake(trouble) for trouble in troubles]
+        return [*self.source.mistakes, *(mistake for mistake in found if mistake.place not in read)]
+
+    def mistake(self, trouble: Trouble) -> Mistake:
+        path = trouble.path
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.moves:
+                path = (*self.moves[path[:length]], *path[length:])
+                path = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in self.source.values), path)
+                break
+        return Mistake(self.source.place(path, key=trouble.at_key), spelled(path), trouble.message, trouble.suggestion)
+
+
+def _concepts(storyboard: Storyboard, source: Path) -> tuple[dict[str, Path], dict[Path, ConceptHeader], list[Trouble]]:
+    """Each member's file, the headers of those that can be read, and what is wrong with the others."""
+    files: dict[str, Path] = {}
+    headers: dict[Path, ConceptHeader] = {}
+    troubles = []
+    for name, member in storyboard.cast.items():
+        path: KeyPath = ("cast", name, "concept")
+        trouble = _missing(member.concept, path, source, what="concept", suffixes=(".safetensors",))
+        if trouble:
+            troubles.append(trouble)
+            continue
+        file = files[name] = locate(member.concept, source)
+        try:
+            headers[file] = headers.get(file) or read_header(file)
+        except UserError as error:
+            troubles.append(Trouble(path, _said(error), error.remedy))
+    return files, headers, troubles
+
+
+def _said(error: UserError) -> str:
+    return f"{error.message}: {error.cause}" if error.cause else error.message
+
+
+def _missing(named: Path, path: KeyPath, source: Path, *, what: str, suffixes: tuple[str, ...]) -> Trouble | None:
+    """What is wrong with a path that is to be a file of the project."""
+    file = locate(named, source)
+    roots = [Path(os.path.abspath(source.parent)), Path.cwd()]
+    if not any(Path(os.path.abspath(file)).is_relative_to(root) for root in roots):
+        folders = " and ".join(dict.fromkeys(map(str, roots)))
+        return Trouble(path, f"{named} lies outside the project", f"move it into {folders}")
+    if file.is_file():
+        return None
+    if file.exists():
+        return Trouble(path, f"{named} is no file", f"name the {what} itself")
+    near = difflib.get_close_matches(named.name, _neighbours(named, roots, suffixes), n=1, cutoff=0.75)
+    if near:
+        hint = f"did you mean {named.with_name(near[0])}?"
+    elif what == "concept":
+        hint = f"train it: cdvideo train IMAGES --class WORD --out {named}"
+    else:
+        hint = f"it is looked for in {' and '.join(dict.fromkeys(map(str, roots)))}"
+    return Trouble(path, f"there is no {what} {named}", hint)
+
+
+def _neighbours(named: Path, roots: list[Path], suffixes: tuple[str, ...]) -> list[str]:
+    folders = [root / named.parent for root in roots]
+    return [file.name for folder in folders if folder.is_dir() for file in folder.iterdir() if file.suffix.lower() in suffixes]
+
+
+def _media(storyboard: Storyboard, source: Path) -> Iterator[Trouble]:
+    """What is wrong with start pictures and the sound."""
+    pictures = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+    for number, shot in enumerate(storyboard.shots):
+        if shot.start is None:
+            continue
+        path: KeyPath = ("shots", number, "start")
+        trouble = _missing(shot.start, path, source, what="picture", suffixes=pictures)
+        if trouble:
+            yield trouble
+        elif not _begins(locate(shot.start, source)).startswith(_PICTURES):
+            yield Trouble(path, f"{shot.start} is no picture", "give a PNG, JPEG, WebP, BMP or GIF")
+    if storyboard.audio:
+        sounds = (".wav", ".mp3", ".m4a", ".ogg", ".opus", ".flac", ".aac", ".mp4", ".webm", ".mkv", ".mov")
+        trouble = _missing(storyboard.audio.file, ("audio", "file"), source, what="sound", suffixes=sounds)
+        if trouble:
+            yield trouble
+        elif not _begins(locate(storyboard.audio.file, source)):
+            yield Trouble(("audio", "file"), f"{storyboard.audio.file} is empty", "give a sound file")
+
+
+def _begins(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(16)
+    except OSError:
+        return b""
+
+
+def _models(storyboard: Storyboard, plan: FilmPlan) -> Iterator[Trouble]:
+    """What is wrong with the names of the base, the motion module and the camera moves."""
+    for key, name, kind, known in (("base", plan.base, "base", BASES), ("motion", plan.motion, "motion module", MOTIONS)):
+        if name is not None and not _may_be_model(name, known):
+            yield Trouble((key,), *_unknown(kind, name, known))
+    paths: list[tuple[KeyPath, tuple[str, ...]]] = [(("defaults", "camera"), storyboard.defaults.camera)]
+    paths += [(("shots", number, "camera"), shot.camera or ()) for number, shot in enumerate(storyboard.shots)]
+    problems = {move: _camera_problem(move, plan.base) for move in dict.fromkeys(move for _, moves in paths for move in moves)}
+    for path, moves in paths:
+        for number, move in enumerate(moves):
+            if problem := problems[move]:
+                yield Trouble((*path, number), *problem)
+
+
+def _may_be_model(name: str, known: Mapping[str, object]) -> bool:
+    return name in known or Path(name).expanduser().exists() or bool(_HUB_ID.fullmatch(name) and not Path(name).suffix)
+
+
+def _unknown(kind: str, name: str, known: Mapping[str, object]) -> tuple[str, str]:
+    error = unknown_name(kind, name, known)
+    meaning, question, _ = error.remedy.partition("?")
+    return error.message, meaning + question if question else error.remedy
+
+
+def _camera_problem(move: str, base: str) -> tuple[str, str] | None:
+    name, colon, tail = move.rpartition(":")
+    try:
+        strength = float(tail) if colon else 1.0
+    except ValueError:
+        name, strength = move, 1.0
+    if not math.isfinite(strength):
+        return f"{tail} is no strength of a camera move", f"write a number behind the colon, such as {name}:0.6"
+    name = name if colon else move
+    if not _may_be_model(name, dict.fromkeys(CAMERA_MOVES)):
+        return _unknown("camera move", name, dict.fromkeys(CAMERA_MOVES))
+    if base == "pocket" and name in CAMERA_MOVES:
+        try:
+            resource(*CAMERAS["pocket"][name].home.split("/"))
+        except UserError:
+            return f"pocket's {name} is not in this installation", "leave the camera out, or give a MotionLoRA's file"
+    return None
+
+
+def _one_base(cast: Cast, headers: Mapping[Path, ConceptHeader]) -> Iterator[Trouble]:
+    """Members of the cast whose concepts were made for another base than the first one's."""
+    roles = list(cast.roles.values())
+    for role in roles[1:]:
+        first, other = headers[roles[0].file], headers[role.file]
+        if first.fingerprint != other.fingerprint:
+            message = f"{role.file} was made for another base ({other.base}) than that of {roles[0].name} ({first.base})"
+            yield Trouble(("cast", role.name, "concept"), message, "train both on the same base")
+
+
+def _whole_concepts(plan: FilmPlan) -> Iterator[Trouble]:
+    """Shots with several concepts of which one changes more than keys and values."""
+    together = {star.concept for shot in plan.shots if len(shot.starring) > 1 for star in shot.starring}
+    whole = {file for file in together if _changes_more(file)}
+    for shot in plan.shots:
+        for star in shot.starring if len(shot.starring) > 1 else ():
+            if star.concept in whole:
+                message = f"{star.names[0]} cannot share a picture with another, since its concept tunes the whole UNet"
+                yield Trouble(("shots", shot.number - 1), message, "train it with --method classdiffusion, or give it its own shot")
+
+
+def _changes_more(file: Path) -> bool:
+    names = [name.removeprefix("unet.") for name in read_layout(file) if name.startswith("unet.")]
+    stems = [re.sub(r"\.(up|down|shift)$", "", name) for name in names]
+    return any(not stem.endswith(KEY_VALUE_SUFFIXES) for stem in stems)
+
+
+def _notes(storyboard: Storyboard, plan: FilmPlan, cast: Cast) -> Iterator[str]:
+    playing = {name for shot in plan.shots for star in shot.starring for name in star.names}
+    for name in storyboard.cast:
+        if name not in playing:
+            yield f"{name} plays in no shot; name it in a prompt as {{{name}}}"
+    for number, shot in enumerate(storyboard.shots):
+        for text in shot.course.values():
+            for name, role in cast.roles.items():
+                if role.class_word and re.search(rf"\{{{name}\}} {re.escape(role.class_word)}\b", text):
+                    yield f"shots[{number}] says {role.class_word} twice: {{{name}}} becomes {role.token} {role.class_word}"
+        for star in plan.shots[number].starring:
+            if not any(token in text for text in plan.shots[number].prompts.values() for token in star.tokens.values()):
+                yield f"shots[{number}] stars {star.names[0]}, whom its prompt does not name"

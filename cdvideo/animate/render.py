@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cdvideo.animate.denoising import OnStep, initial_noise, mixed_text, noise_predictor
@@ -23,7 +26,8 @@ from cdvideo.animate.text_states import LocalConcept, TextKeyValues, describe_lo
 from cdvideo.animate.tokens import say_unknown_tokens, tokenize
 from cdvideo.base import Base, Injection, Vocabulary, versions
 from cdvideo.concept import Concept, distinct_names
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
+from cdvideo.evaluate.movement import black_frames, describe_movement
 from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
 from cdvideo.sampling import WINDOW, denoise, make_scheduler, noise_generator, windowed
 from cdvideo.video import Clip
@@ -143,6 +147,7 @@ class Studio:
                 on_step=on_step,
             )
         frames = self.base.decode(rearrange(latents, "1 c f h w -> f c h w")).numpy()
+        _check_black(frames)
         over_time = {
             "prompts": _written(course) if len(course) > 1 else None,
             "travel": travel,
@@ -158,6 +163,7 @@ class Studio:
         first = next(iter(course.values()))
         init_record = {"init": start.described() if start else None}
         record = {"kind": "clip", "prompt": first, **over_time, **settings, **init_record, **length, **motion, **self._origin()}
+        record["seen"] = describe_movement(frames)
         return Clip(frames=frames, fps=fps, record=record)
 
     def still(
@@ -294,6 +300,18 @@ class Studio:
             "joining": self.joining,
             "versions": versions(),
         }
+
+
+def _check_black(frames: NDArray[np.uint8]) -> None:
+    """Says which frames are black. Raises UserError where all are."""
+    black = black_frames(frames)
+    if len(black) == len(frames):
+        raise UserError("all frames are black", remedy="try --dtype fp32, a lower --guidance, or another --seed")
+    if black:
+        numbers = ", ".join(map(str, black[:8])) + (", …" if len(black) > 8 else "")
+        warnings.warn(
+            f"{len(black)} of {len(frames)} frames are black: {numbers}; if they should not be, try --dtype fp32", UserNote, stacklevel=3
+        )
 
 
 def _written(course: Mapping[int, Any]) -> dict[str, Any]:

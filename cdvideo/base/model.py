@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from cdvideo.base.device import resolve_device, resolve_dtype
 from cdvideo.base.loading import Components, fingerprint, load_components
 from cdvideo.base.text import ConceptEmbedding, eos_features, token_ids, tokenizer_with
 from cdvideo.concept import KEY_VALUE_SUFFIXES, Concept
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 
 
 @dataclass
@@ -78,16 +79,16 @@ class Base:
 
     @torch.no_grad()
     def decode(self, latents: Tensor, chunk: int = 4) -> Tensor:
-        """Pictures (N, H, W, 3) uint8 on the CPU from latents (N, C, h, w), a few at a time; once more in fp32 where they overflow."""
-        parts = []
+        """Pictures (N, H, W, 3) uint8 on the CPU from latents (N, C, h, w), a few at a time.
+
+        In fp16 or bf16 the autoencoder may overflow or draw black: such pictures are decoded once more in fp32, which is said. Raises
+        UserError where they still hold values that are not numbers.
+        """
+        parts, again = [], False
         for part in latents.split(chunk):
             decoded = self._decode(part)
-            if not torch.isfinite(decoded).all() and self.dtype != torch.float32:
-                self.vae.to(torch.float32)
-                try:
-                    decoded = self._decode(part)
-                finally:
-                    self.vae.to(self.dtype)
+            if self.dtype != torch.float32 and _failed(decoded):
+                decoded, again = self._decode_in_fp32(part), True
             if not torch.isfinite(decoded).all():
                 raise UserError(
                     "the decoded picture holds values that are not numbers",
@@ -96,10 +97,22 @@ class Base:
                 )
             pixels = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
             parts.append(rearrange(pixels, "n c h w -> n h w c").cpu())
+        if again:
+            name = str(self.dtype).removeprefix("torch.")
+            warnings.warn(
+                f"the autoencoder failed in {name}: pictures that were black or no numbers are decoded in fp32", UserNote, stacklevel=2
+            )
         return torch.cat(parts)
 
     def _decode(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+
+    def _decode_in_fp32(self, latents: Tensor) -> Tensor:
+        self.vae.to(torch.float32)
+        try:
+            return self._decode(latents)
+        finally:
+            self.vae.to(self.dtype)
 
     def inject(self, concept: Concept, scale: float = 1.0) -> Injection:
         """Puts the concept into this base; `eject` on the result, or the end of its `with` block, takes it out."""
@@ -163,6 +176,11 @@ class Injection:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.eject()
+
+
+def _failed(decoded: Tensor) -> bool:
+    """Whether a picture of (N, 3, H, W) in [-1, 1] is black all over, or holds what is no number."""
+    return not bool(torch.isfinite(decoded).all()) or bool((decoded.amax(dim=(1, 2, 3)) <= -1).any())
 
 
 def key_value_names(unet: Any) -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipeline
 
 from cdvideo.animate import Studio
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 from cdvideo.resources import resource
 from cdvideo.sampling import SAMPLERS, denoise, make_scheduler, seeded_noise
 
@@ -108,3 +108,15 @@ def test_other_sizes_than_the_bases_own(pocket, pocket_motion):
     with Studio(pocket, [], pocket_motion) as studio:
         clip = studio.clip("a bear", num_frames=2, num_inference_steps=2, size=(136, 72))
     assert clip.frames.shape == (2, 72, 136, 3)
+
+
+def test_black_clips_are_refused_and_black_frames_said(pocket, pocket_motion, monkeypatch):
+    settings = {"prompt": "a bear", "num_frames": 2, "num_inference_steps": 1, "size": (64, 64)}
+    frames = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+    monkeypatch.setattr(pocket, "decode", lambda latents: frames)
+    with Studio(pocket, [], pocket_motion) as studio:
+        with pytest.raises(UserError, match="all frames are black"):
+            studio.clip(**settings)
+        frames[1] = 200
+        with pytest.warns(UserNote, match="1 of 2 frames are black: 0"):
+            assert studio.clip(**settings).record["seen"]["motion"] == 200

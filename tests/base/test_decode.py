@@ -1,0 +1,54 @@
+"""Pictures that an autoencoder fails to draw in half precision."""
+
+import dataclasses
+import warnings
+
+import pytest
+import torch
+
+from cdvideo.errors import UserError, UserNote
+
+LATENTS = torch.zeros(2, 4, 8, 8)
+
+
+class Failing:
+    """pocket's autoencoder, which in half precision draws what `spoil` makes of its pictures."""
+
+    def __init__(self, vae, spoil, *, always=False):
+        self.vae, self.spoil, self.always = vae, spoil, always
+
+    def __getattr__(self, name):
+        return getattr(self.vae, name)
+
+    def decode(self, latents):
+        decoded = self.vae.decode(latents)
+        return type(decoded)(sample=self.spoil(decoded.sample)) if self.always or latents.dtype != torch.float32 else decoded
+
+
+def failing(base, dtype, spoil, **options):
+    base.vae.to(dtype)
+    return dataclasses.replace(base, dtype=dtype, components=dataclasses.replace(base.components, vae=Failing(base.vae, spoil, **options)))
+
+
+@pytest.mark.parametrize("spoil", [lambda picture: picture * torch.nan, lambda picture: picture * 0 - 1], ids=["nan", "black"])
+def test_what_fails_is_decoded_again_in_fp32_and_said(pocket, spoil):
+    expected = pocket.decode(LATENTS)
+    base = failing(pocket, torch.bfloat16, spoil)
+    with pytest.warns(UserNote, match="failed in bfloat16"):
+        pictures = base.decode(LATENTS.to(torch.bfloat16))
+    # The weights went through bfloat16 once.
+    assert (pictures.int() - expected.int()).abs().max() < 16
+    assert base.vae.dtype == torch.bfloat16
+
+
+def test_what_fails_in_fp32_too_is_an_error_with_a_way_out(pocket):
+    base = failing(pocket, torch.float32, lambda picture: picture * torch.nan, always=True)
+    with pytest.raises(UserError, match="not numbers") as refused:
+        base.decode(LATENTS)
+    assert "--dtype fp32" in refused.value.remedy and "autoencoder" in refused.value.cause
+
+
+def test_nothing_is_said_where_nothing_fails(pocket):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pocket.decode(LATENTS)

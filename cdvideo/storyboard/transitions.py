@@ -137,7 +137,15 @@ def film_frames(clips: Iterable[NDArray[np.uint8]], transitions: Sequence[Transi
 
 def _with_neighbours(shots: Iterable[Shot], transitions: Sequence[Transition]) -> Iterator[tuple[Shot, Transition, Transition]]:
     """Every shot with the transition at its start and the one at its end."""
-    yield from zip(shots, transitions, [*transitions[1:], CUT][: len(transitions)], strict=True)
+    count = 0
+    # Not zip, which keeps hold of a shot that is over.
+    for shot in shots:
+        if count == len(transitions):
+            raise ValueError(f"there are more shots than the {count} transitions")
+        yield shot, transitions[count], transitions[count + 1] if count + 1 < len(transitions) else CUT
+        count += 1
+    if count < len(transitions):
+        raise ValueError(f"{count} shots for {len(transitions)} transitions")
 
 
 def _transition(before: NDArray[np.uint8], after: NDArray[np.uint8], transition: Transition) -> Iterator[NDArray[np.uint8]]:

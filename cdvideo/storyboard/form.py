@@ -32,7 +32,9 @@ from cdvideo.storyboard.script import (
 
 IS_MISSING = "is missing"
 _MAX_ROUNDS = 6
-_PLACEHOLDERS: Mapping[str, Any] = {"title": "-", "shots": [{"prompt": "-"}], "concept": "-", "text": "-", "file": "-", "kind": "cut"}
+_PLACEHOLDERS: Mapping[str, Any] = {"title": "-", "shots": [{"prompt": "-"}], "concept": "-", "prompt": "-"}
+_HEADS = ("kind", "text", "file")
+"""Without these their section says nothing."""
 _MISSING: Mapping[str, str] = {
     "prompt": "write prompt: and what is seen",
     "title": "write title: and what the film is called",
@@ -71,7 +73,8 @@ def formed(values: Mapping[str, Any]) -> tuple[Storyboard | None, list[Trouble],
             rest = copy.deepcopy(dict(values))
             for error, path in _located(refused, values):
                 at_key = error["type"] == UNKNOWN_KEY or error["loc"][-1:] == ("[key]",)
-                if path not in changed:
+                emptied = error["type"] == "too_short" and any(one[: len(path)] == path for one in changed)
+                if path not in changed and not emptied:
                     troubles.setdefault(path, Trouble(path, *_worded(error, path), at_key=at_key))
                 if path:
                     changed.append(_mend(rest, path, at_key=at_key))
@@ -122,15 +125,17 @@ def _mend(values: dict[str, Any], path: KeyPath, *, at_key: bool) -> KeyPath:
             inside[last] = {"prompt": "-"}
             return path
         return _mend(values, tuple(above), at_key=False)
+    if above and last in _HEADS:
+        return _mend(values, tuple(above), at_key=False)
     if isinstance(inside, dict):
         if at_key:
             inside.pop(last, None)
+        elif last == "prompts" and "prompt" not in inside:
+            inside[last] = {"0": "-"}
         elif last in _PLACEHOLDERS:
             inside[last] = copy.deepcopy(_PLACEHOLDERS[str(last)])
         elif above == ["cast"] and last in inside:
             inside[last] = {"concept": "-"}
-        elif last == "prompt":
-            inside[last] = "-"
         else:
             inside.pop(last, None)
     return path

@@ -1,0 +1,214 @@
+"""Every mistake of a storyboard at once: what is said, and where."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cdvideo.resources import resource
+from cdvideo.storyboard.checking import check, read_storyboard
+from cdvideo.storyboard.mistakes import BrokenStoryboard
+from tests.storyboard.headers import header, write_concept
+
+STORIES = sorted(resource("configs", "storyboards").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_with_concepts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for word in ("bear", "sunglasses"):
+        write_concept(Path(f"concepts/{word}.safetensors"), header(word))
+
+
+def checked(text: str):
+    Path("film.yaml").write_text(text)
+    return check(Path("film.yaml"))
+
+
+def mistakes_of(text: str) -> list[str]:
+    with pytest.raises(BrokenStoryboard) as refused:
+        checked(text)
+    return [str(mistake) for mistake in refused.value.mistakes]
+
+
+def film(shot: str, *, cast: str = "{bear: concepts/bear.safetensors}", more: str = "") -> str:
+    return f"title: t\ncast: {cast}\n{more}shots:\n  - {shot}\n"
+
+
+@pytest.mark.parametrize("path", STORIES, ids=lambda path: path.name)
+def test_the_shipped_storyboards_are_right(path):
+    found = check(path)
+    assert len(found.plan.shots) >= 3 and not found.notes and all(shot.starring for shot in found.plan.shots)
+
+
+def test_the_bears_journey_is_told_in_the_words_that_it_was_tuned_with():
+    shots = check(resource("configs", "storyboards", "bear.yaml")).plan.shots
+    assert [(shot.prompt, shot.seed) for shot in shots] == [
+        ("a V* bear reading a book on the grass", 13),
+        ("a V* bear using a laptop to write a book at night", 12),
+        ("a V* bear wearing sunglasses on the beach", 12),
+        ("a V* bear winning the Nobel Prize with a golden trophy on the stage", 12),
+    ]
+
+
+def test_all_mistakes_are_said_at_once_in_the_order_of_the_file():
+    text = """\
+titel: Two bears
+cast:
+  bear: concepts/baer.safetensors
+fps: 0
+defaults: {transition: crossfde}
+shots:
+  - prompt: a {baer} reading
+    camra: zoom-in
+    seed: -1
+  - promt: x
+  - {prompt: b, start: none.png, keep: 2}
+  - just text
+audio: none.mp3
+"""
+    assert [mistake.partition(";")[0] for mistake in mistakes_of(text)] == [
+        "film.yaml:1:1: titel: there is no such key",
+        "film.yaml:3:9: cast.bear.concept: there is no concept concepts/baer.safetensors",
+        "film.yaml:4:6: fps: 0 is too small",
+        "film.yaml:5:24: defaults.transition: there is no crossfde",
+        "film.yaml:7:13: shots[0].prompt: the cast has no {baer}",
+        "film.yaml:8:5: shots[0].camra: there is no such key",
+        "film.yaml:9:11: shots[0].seed: -1 is too small",
+        "film.yaml:10:5: shots[1].promt: there is no such key",
+        "film.yaml:11:24: shots[2].start: there is no picture none.png",
+        "film.yaml:11:40: shots[2].keep: take 2 is kept of one take",
+        "film.yaml:12:5: shots[3]: just text is no mapping",
+        "film.yaml:13:8: audio.file: there is no sound none.mp3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (film("{prompt: a, camra: zoom-in}"), "film.yaml:4:17: shots[0].camra: there is no such key; did you mean camera?"),
+        (film("{prompt: a, fps: 4}"), "it is the same in the whole film; write it under defaults"),
+        (film("{prompt: a, style: b}"), "write it under look"),
+        (film("{prompt: a, burn: true}"), "write it into the caption"),
+        (film("{prompt: a, concept: b}"), "name who plays in cast, and in the prompt as {name}"),
+        (film("{prompt: a, audio: b}"), "it belongs to the top level"),
+        (film("{prompt: a}", more="seed: 1\n"), "seed: there is no such key; it belongs under defaults"),
+        (film("{prompt: a}", more="style: x\n"), "it belongs under look"),
+        (film("{prompt: a}", more="prompt: x\n"), "it belongs to a shot"),
+        (film("{prompt: a}", more="concept: x\n"), "who plays is named in cast"),
+        (film("{prompt: a}", more="fps: 8\ndefaults: {fps: 8}\n"), "fps: there is no such key; defaults.fps is there already"),
+        (film("{prompt: a}", more="colour: red\n"), "the keys are: title, cast"),
+        (film("prompt:"), "shots[0].prompt: is missing; write prompt:"),
+        (film("prompt: {bear}"), 'shots[0].prompt: {bear} without quotes is a mapping; write "{bear}"'),
+        (film("{prompt: a, camera: [pan-left: 0.6]}"), 'because of the space behind the colon; write "pan-left:0.6"'),
+        (film("{prompt: a, camera: zoom-inn}"), "there is no camera move called 'zoom-inn'; did you mean 'zoom-in'?"),
+        (film('{prompt: a, camera: "zoom-in:inf"}'), "inf is no strength of a camera move"),
+        (film("{prompt: a, seed: many}"), "many is no whole number"),
+        (film("{prompt: a, guidance: .nan}"), "nan is no finite number"),
+        (film("{prompt: a, frames: 5000}"), "5000 is too large; write at most 4096"),
+        (film("{prompt: a, continue: maybe}"), "maybe is neither true nor false"),
+        (film("{prompt: a, strengths: {bear: much}}"), "write one number, or frames and values"),
+        (film("{prompt: a, strengths: {bear: 9}}"), "9 is too large"),
+        (film("{prompt: a, frames: 3, seconds: 2}"), "shots[0].seconds: there is frames already; leave one of them out"),
+        (film("{prompt: a, transition: {kind: cut, seconds: 1}}"), "a cut takes no time; leave the seconds out"),
+        (film("{prompt: a, transition: {seconds: 1}}"), "shots[0].transition.kind: is missing; write kind: crossfade"),
+        (film("{prompts: {x: a}}"), "shots[0].prompts.x: x is no whole number"),
+        (film("{prompt: a, start: film.yaml}"), "film.yaml is no picture; give a PNG"),
+        (film("{prompt: a, start: concepts}"), "concepts is no file; name the picture itself"),
+        (film("{prompt: a, start: /etc/hostname}"), "/etc/hostname lies outside the project"),
+        (film("prompt: a", cast="{bear: ../bear.safetensors}"), "../bear.safetensors lies outside the project"),
+        (film("prompt: a", cast="{bear: film.yaml}"), "film.yaml is not a safetensors file"),
+        (film("prompt: a", cast="{bear: {concept: concepts/bear.safetensors, class: owl}}"), "cast.bear.class: concepts/bear.safetensors"),
+        (film("prompt: a", cast='{"a bear": concepts/bear.safetensors}'), "'a bear' is no name; a name is one word"),
+        (film("prompt: a", more="base: pokket\n"), "there is no base called 'pokket'; did you mean 'pocket'?"),
+        (film("prompt: a", more="motion: v9\n"), "there is no motion module called 'v9'"),
+        (film("prompt: a", more="title_card: {colour: red}\n"), 'red is no colour; write it in quotes, such as "#ff8800"'),
+        (film("prompt: a", more="defaults: {size: 500x300}\n"), "is no multiple of 8 on both sides; write 496x304"),
+        ("title: t\nshots: []\n", "film.yaml:2:8: shots: there is no shot; a film has at least one"),
+        ("title: t\nshots:\n", "shots: there is no shot"),
+        ("title: t\n", "film.yaml:1:1: shots: is missing; write shots:"),
+        ("title: t\nshots: {prompt: a}\n", "a mapping is no list; begin every entry with -"),
+        ("title: true\nshots: [{prompt: a}]\n", "title: True is no text; put quotes around it"),
+        ("title: t\nshots: [" + "{prompt: a}," * 1001 + "]\n", "more than 1000 shots; a film has at most 1000; split it"),
+        ("title: t\nconcept: [concepts/bear.safetensors, x]\nshots: [{prompt: a V1* bear}]\n", "film.yaml:2:38: concept[1]: there is no"),
+    ],
+)  # fmt: skip
+def test_a_mistake_has_one_message_with_the_way_out(text, said):
+    (mistake,) = mistakes_of(text)
+    assert said in mistake
+
+
+def test_the_usual_short_forms_are_right():
+    Image.new("RGB", (8, 8)).save("start.png")
+    Path("music.mp3").write_bytes(b"ID3")
+    found = checked(
+        film(
+            "{prompt: 'a {bear}', start: start.png, caption: Hi, camera: [a/hub-id, 'a/hub-id:0.5']}\n  - {prompt: b, transition: wipe}",
+            more="audio: music.mp3\ntitle_card: Hello\n",
+        )
+    )
+    assert found.plan.shots[0].start == Path("start.png") and found.plan.num_frames == 16 + 16 + 16 - 4
+
+
+def test_concepts_of_different_bases_cannot_meet():
+    write_concept(Path("concepts/owl.safetensors"), header("owl", fingerprint="0" * 16, base="sd15"))
+    (mistake,) = mistakes_of(film("prompt: a", cast="{bear: concepts/bear.safetensors, owl: concepts/owl.safetensors}"))
+    assert "cast.owl.concept: concepts/owl.safetensors was made for another base (sd15) than that of bear (pocket)" in mistake
+
+
+def test_a_concept_that_tunes_the_whole_unet_plays_alone():
+    write_concept(Path("concepts/owl.safetensors"), header("owl"), weights=("conv_in.weight",))
+    cast = "{bear: concepts/bear.safetensors, owl: concepts/owl.safetensors}"
+    assert checked(film("prompt: an {owl}", cast=cast)).plan.shots[0].starring
+    (mistake,) = mistakes_of(film("prompt: an {owl} and a {bear}", cast=cast))
+    assert "shots[0]: owl cannot share a picture with another" in mistake
+
+
+def test_what_looks_forgotten_is_a_note_and_no_mistake():
+    cast = "{bear: concepts/bear.safetensors, glasses: concepts/sunglasses.safetensors}"
+    notes = checked(film("prompt: a {bear} bear\n  - {prompt: a beach, starring: bear}", cast=cast)).notes
+    assert notes == (
+        "glasses plays in no shot; name it in a prompt as {glasses}",
+        "shots[0] says bear twice: {bear} becomes V* bear",
+        "shots[1] stars bear, whom its prompt does not name",
+    )
+
+
+def test_one_mistake_is_not_said_twice():
+    assert len(mistakes_of("title: !x t\nshots: [{prompt: a}]\n")) == 1
+    assert len(mistakes_of("titel: t\nshots: [{prompt: a}]\n")) == 1
+    assert len(mistakes_of("title: t\nshots: [{promt: a}]\n")) == 1
+
+
+def test_of_many_mistakes_the_first_are_shown():
+    with pytest.raises(BrokenStoryboard) as refused:
+        checked("title: t\nshots:\n" + "  - {prompt: a, x: 1}\n" * 80)
+    assert len(refused.value.mistakes) == 80 and str(refused.value).endswith("and 30 more")
+
+
+def test_a_storyboard_is_read_without_what_it_names():
+    Path("film.yaml").write_text(film("prompt: a {bear}", cast="{bear: none.safetensors}"))
+    assert read_storyboard(Path("film.yaml")).cast["bear"].concept == Path("none.safetensors")
+    Path("film.yaml").write_text(film("promt: a"))
+    with pytest.raises(BrokenStoryboard):
+        read_storyboard(Path("film.yaml"))
+
+
+def test_checking_imports_nothing_that_renders():
+    heavy = {"torch", "numpy", "diffusers", "transformers", "av", "PIL", "einops", "tqdm", "safetensors", "huggingface_hub"}
+    code = (
+        "import sys\nfrom cdvideo.cli import main\n"
+        f"try: main(['storyboard', 'check', {str(STORIES[0])!r}])\nexcept SystemExit as end: assert not end.code\n"
+        f"assert not {heavy!r} & set(sys.modules), {heavy!r} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_checking_a_long_film_takes_a_moment():
+    shots = "".join(f"  - {{prompt: 'a {{bear}} {number}', camra: zoom-in}}\n" for number in range(300))
+    begun = time.perf_counter()
+    mistakes = mistakes_of(f"title: t\ncast: {{bear: concepts/bear.safetensors}}\nshots:\n{shots}")
+    assert len(mistakes) == 300 and time.perf_counter() - begun < 3

@@ -5,26 +5,99 @@ Shapes: `C` latent channels, `F` frames, `H W` latent height and width, `R` prom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cdvideo.animate.key_frames import key_frame_weights, values_by_frame
+from cdvideo.animate.reuse import EXACT, FeatureReuse, Speed, states_by_row
+from cdvideo.animate.starting import Start
 from cdvideo.animate.text_states import TextKeyValues
-from cdvideo.sampling import NoisePredictor, long_noise
+from cdvideo.base import Base
+from cdvideo.sampling import (
+    NoisePredictor,
+    OnPrediction,
+    OnStep,
+    denoise,
+    long_noise,
+    make_scheduler,
+    noise_generator,
+    reinitialized_noise,
+    windowed,
+)
 
-OnStep = Callable[[int, int], None]
+
+def denoised(
+    base: Base,
+    unet: Any,
+    settings: Mapping[str, Any],
+    *,
+    text: Tensor,
+    negative: Tensor,
+    window: int,
+    num_frames: int | None = None,
+    loop: bool = False,
+    start: Start | None = None,
+    rounds: int = 1,
+    speed: Speed = EXACT,
+    on_step: OnStep | None = None,
+    on_prediction: OnPrediction | None = None,
+) -> Tensor:
+    """Denoised latents (1, C, F, H, W) of a clip of `num_frames`, or (1, C, H, W) of a still where that is None.
+
+    `settings` are those of `sampling_settings`. Each round after the first starts from the noise that FreeInit makes of the one before.
+    """
+    width, height = (side // base.latent_factor for side in settings["size"])
+    shape = (1, unet.config.in_channels, *(() if num_frames is None else (num_frames,)), height, width)
+    generator = noise_generator(settings["seed"])
+
+    def draw() -> Tensor:
+        return initial_noise(shape, window, generator).to(base.device, base.dtype)
+
+    latents = noise = first = draw()
+    clean = start.latents(base).reshape(shape) if start else None
+    for number in range(rounds):
+        scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
+        if number:
+            noise = reinitialized_noise(scheduler, latents, first, draw())
+        latents = denoise(
+            _predictor(unet, num_frames, window=window, loop=loop, speed=speed),
+            scheduler,
+            noise,
+            text=text,
+            negative=negative,
+            guidance_scale=settings["guidance"],
+            generator=generator,
+            start=clean,
+            first_step=start.first_step(settings["steps"]) if start else 0,
+            guided_share=speed.guided_share,
+            on_step=_in_round(on_step, number, rounds),
+            on_prediction=on_prediction if number == rounds - 1 else None,
+        )
+    return latents
+
+
+def _predictor(unet: Any, num_frames: int | None, *, window: int, loop: bool, speed: Speed) -> NoisePredictor:
+    plain = noise_predictor(unet)
+    if num_frames is None:
+        return plain
+    predict = FeatureReuse(unet, plain, every=speed.reuse_every) if speed.reuse_every > 1 else plain
+    return windowed(predict, window=window, loop=loop, moved_every=speed.reuse_every)
+
+
+def _in_round(on_step: OnStep | None, number: int, rounds: int) -> OnStep | None:
+    if on_step is None:
+        return None
+    return lambda done, total: on_step(number * total + done, rounds * total)
 
 
 def noise_predictor(unet: Any) -> NoisePredictor:
     """The noise that a UNet sees in pictures (B, C, H, W), or a motion UNet in clips (B, C, F, H, W)."""
 
     def predict_noise(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        if latents.ndim == 5:
-            states = states.flatten(0, 1) if states.ndim == 4 else states.repeat_interleave(latents.shape[2], dim=0)
-        return unet(latents, timestep, encoder_hidden_states=states).sample
+        return unet(latents, timestep, encoder_hidden_states=states_by_row(latents, states)).sample
 
     return predict_noise
 

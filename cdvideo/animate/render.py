@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +13,12 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cdvideo.animate.denoising import OnStep, initial_noise, mixed_text, noise_predictor
+from cdvideo.animate.denoising import denoised, mixed_text
+from cdvideo.animate.reuse import Speed, speed_of
 from cdvideo.animate.settings import (
     Course,
     check_length,
+    check_rounds,
     describe_cameras,
     prompts_by_frame,
     sampling_settings,
@@ -29,7 +32,7 @@ from cdvideo.concept import Concept, distinct_names
 from cdvideo.errors import UserError, UserNote
 from cdvideo.evaluate.movement import black_frames, describe_movement
 from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
-from cdvideo.sampling import WINDOW, denoise, make_scheduler, noise_generator, windowed
+from cdvideo.sampling import WINDOW, OnPrediction, OnStep
 from cdvideo.video import Clip
 
 
@@ -109,7 +112,10 @@ class Studio:
         loop: bool = False,
         init: StartSource | None = None,
         strength: float | None = None,
+        freeinit: int = 1,
+        speed: str | Speed = "exact",
         on_step: OnStep | None = None,
+        on_prediction: OnPrediction | None = None,
     ) -> Clip:
         """`num_frames` frames and a record of every setting. `size` is (width, height) in pixels; the base's own by default.
 
@@ -117,17 +123,19 @@ class Studio:
         are factors by frame of the concepts' strengths, linear in between: one course for all concepts, or one for each. `cameras` are
         MotionLoRAs and their strengths; they are in the motion module for this clip alone. More than 16 frames are rendered in overlapping
         windows of 16; with `loop` the last frame leads back to the first. `init`, a picture or a clip (a file or a Clip), is what the
-        frames start from; `strength` in (0, 1] is how much of it is drawn anew.
+        frames start from; `strength` in (0, 1] is how much of it is drawn anew. With `freeinit` above 1 the clip is rendered so many times,
+        each time from noise that the one before has steadied. `speed` is exact, fast or draft (`SPEEDS` says what each gives up).
         """
         if self._motion_unet is None:
             raise ValueError("this studio has no motion module; give it one, or ask for a still")
         check_length(num_frames, fps, loop=loop)
         course = prompts_by_frame(prompt, prompts, travel, num_frames)
         strengths = strengths_by_frame(concept_strengths, len(self.concepts), num_frames)
+        chosen = speed_of(speed)
         settings = sampling_settings(
             self.base,
             size=size,
-            num_inference_steps=num_inference_steps,
+            num_inference_steps=chosen.num_inference_steps if num_inference_steps is None else num_inference_steps,
             guidance_scale=guidance_scale,
             negative=negative,
             seed=seed,
@@ -135,6 +143,7 @@ class Studio:
             sampler=sampler,
         )
         start = self._start(init, strength, settings, num_frames)
+        check_rounds(freeinit, start)
         with LoraInjection(self._motion_unet, cameras):
             latents = self._denoise(
                 settings,
@@ -144,7 +153,10 @@ class Studio:
                 num_frames=num_frames,
                 loop=loop,
                 start=start,
+                rounds=freeinit,
+                speed=chosen,
                 on_step=on_step,
+                on_prediction=on_prediction,
             )
         frames = self.base.decode(rearrange(latents, "1 c f h w -> f c h w")).numpy()
         _check_black(frames)
@@ -161,8 +173,8 @@ class Studio:
         }
         length = {"frames": num_frames, "fps": fps, "loop": loop}
         first = next(iter(course.values()))
-        init_record = {"init": start.described() if start else None}
-        record = {"kind": "clip", "prompt": first, **over_time, **settings, **init_record, **length, **motion, **self._origin()}
+        means = {"init": start.described() if start else None, "freeinit": freeinit, "speed": dataclasses.asdict(chosen)}
+        record = {"kind": "clip", "prompt": first, **over_time, **settings, **means, **length, **motion, **self._origin()}
         record["seen"] = describe_movement(frames)
         return Clip(frames=frames, fps=fps, record=record)
 
@@ -211,15 +223,10 @@ class Studio:
         strengths: Sequence[Course] = (),
         num_frames: int | None = None,
         loop: bool = False,
-        start: Start | None = None,
-        on_step: OnStep | None = None,
+        **sampling: Any,
     ) -> Tensor:
-        """The latents of a clip of `num_frames`, or of a still."""
-        base, unet = self.base, self.base.unet if num_frames is None else self._motion_unet
-        width, height = (side // base.latent_factor for side in settings["size"])
-        length = () if num_frames is None else (num_frames,)
-        generator = noise_generator(settings["seed"])
-        noise = initial_noise((1, unet.config.in_channels, *length, height, width), self.window, generator)
+        """The latents of a clip of `num_frames`, or of a still; `sampling` are further arguments of `denoised`."""
+        unet = self.base.unet if num_frames is None else self._motion_unet
         text = self._key_values([settings["negative"], *prompts.values()], at_changing_strength=bool(strengths))
         positive, negative = mixed_text(
             text,
@@ -230,20 +237,17 @@ class Studio:
             num_frames=num_frames or 1,
             loop=loop,
         )
-        predict_noise = noise_predictor(unet)
-        latents = start.latents(base) if start else None
         with text.within(unet):
-            return denoise(
-                predict_noise if num_frames is None else windowed(predict_noise, window=self.window, loop=loop),
-                make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"]),
-                noise.to(base.device, base.dtype),
+            return denoised(
+                self.base,
+                unet,
+                settings,
                 text=positive,
                 negative=negative,
-                guidance_scale=settings["guidance"],
-                generator=generator,
-                start=latents[:, :, 0] if latents is not None and num_frames is None else latents,
-                first_step=start.first_step(settings["steps"]) if start else 0,
-                on_step=on_step,
+                window=self.window,
+                num_frames=num_frames,
+                loop=loop,
+                **sampling,
             )
 
     def _start(

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cdvideo import base, motion
-from cdvideo.animate.denoising import OnStep
 from cdvideo.animate.render import Studio
+from cdvideo.animate.reuse import Speed
 from cdvideo.animate.settings import describe_cameras
 from cdvideo.animate.starting import start_from
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError, UserNote
+from cdvideo.sampling import OnStep
 from cdvideo.video import Clip
 
 
@@ -65,6 +66,8 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
             fps=record["fps"],
             cameras=cameras,
             loop=record["loop"],
+            freeinit=record["freeinit"],
+            speed=Speed(**record["speed"]),
             on_step=on_step,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdvideo.animate.key_frames import CURVES, check_key_frames
+from cdvideo.animate.starting import Start
 from cdvideo.base import Base
 from cdvideo.errors import UserError
 from cdvideo.motion import WeightedLora
@@ -54,6 +55,16 @@ def check_length(num_frames: int, fps: float, *, loop: bool) -> None:
         raise UserError(f"cannot {what} {num_frames} frames", remedy=f"choose --frames from {least} to {MAX_FRAMES}; 16 is usual")
     if fps <= 0 or fps > 120:
         raise UserError(f"cannot play {fps:g} frames a second", remedy="choose --fps from 1 to 120; 8 is usual")
+
+
+def check_rounds(freeinit: int, start: Start | None) -> None:
+    """Raises UserError for a number of FreeInit's rounds that is none, and where there is no noise to steady."""
+    if not 1 <= freeinit <= 10:
+        raise UserError(f"cannot render a clip {freeinit} times over", remedy="choose --freeinit from 1 (off) to 10; 3 is usual")
+    if freeinit > 1 and start:
+        raise UserError(
+            "--freeinit steadies the noise that a clip starts from, and --init starts from frames", remedy="leave one of them out"
+        )
 
 
 def prompts_by_frame(prompt: str | None, prompts: Mapping[int, str] | None, travel: str, num_frames: int) -> dict[int, str]:

@@ -14,6 +14,12 @@ from torch import Tensor
 NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(latents, timestep, encoder_hidden_states) -> noise of the latents' shape."""
 
+OnStep = Callable[[int, int], None]
+"""(done, total), after each step."""
+
+OnPrediction = Callable[[int, int, Tensor], None]
+"""(done, total, latents), after each step: the finished latents as the step predicts them."""
+
 
 def guided_noise(noise_uncond: Tensor, noise_text: Tensor, guidance_scale: float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2022, equation 6, in the form e_u + s (e_t - e_u))."""
@@ -32,17 +38,18 @@ def denoise(
     generator: torch.Generator | None = None,
     start: Tensor | None = None,
     first_step: int = 0,
-    on_step: Callable[[int, int], None] | None = None,
+    guided_share: float = 1.0,
+    on_step: OnStep | None = None,
+    on_prediction: OnPrediction | None = None,
 ) -> Tensor:
     """Denoised latents of the shape of `latents`, (B, C, H, W) or (B, C, F, H, W), which are standard normal noise.
 
     `text` and `negative` are (B, L, D), or (B, F, L, D) where frames have their own. With a guidance scale of at most 1 the negative half
-    is not computed. `generator` draws what the sampler adds, if it does. `on_step(done, total)` is called after each step.
+    is not computed, and behind the first `guided_share` of the steps not either. `generator` draws what the sampler adds, if it does.
 
     With `start`, latents of a picture or a clip, it is these that are denoised, with the noise of step `first_step` (SDEdit: Meng et al.
     2022, algorithm 1); earlier steps are left out.
     """
-    guided = guidance_scale > 1
     timesteps = scheduler.timesteps[first_step:]
     if start is None:
         latents = latents * scheduler.init_noise_sigma
@@ -50,15 +57,25 @@ def denoise(
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(first_step)
         latents = scheduler.add_noise(start, latents, timesteps[:1])
-    states = torch.cat([negative, text]) if guided else text
+    both = torch.cat([negative, text])
     total = len(timesteps)
+    num_guided = round(guided_share * total) if guidance_scale > 1 else 0
     for index, timestep in enumerate(timesteps):
-        doubled = torch.cat([latents, latents]) if guided else latents
-        noise_pred = predict_noise(scheduler.scale_model_input(doubled, timestep), timestep, states)
-        if guided:
-            noise_uncond, noise_text = noise_pred.chunk(2)
+        scaled = scheduler.scale_model_input(latents, timestep)
+        if index < num_guided:
+            noise_uncond, noise_text = predict_noise(torch.cat([scaled, scaled]), timestep, both).chunk(2)
             noise_pred = guided_noise(noise_uncond, noise_text, guidance_scale)
+        else:
+            noise_pred = predict_noise(scaled, timestep, text)
         latents = scheduler.step(noise_pred, timestep, latents, generator=generator).prev_sample
         if on_step:
             on_step(index + 1, total)
+        if on_prediction:
+            on_prediction(index + 1, total, predicted_original(scheduler, scaled, timestep, noise_pred))
     return latents
+
+
+def predicted_original(scheduler: Any, scaled: Tensor, timestep: Tensor, noise_pred: Tensor) -> Tensor:
+    """The latents without their noise: (x_t - sqrt(1 - a_t) e) / sqrt(a_t), of x_t as the model takes it (DDIM: Song et al. 2020)."""
+    alpha = scheduler.alphas_cumprod.to(scaled.device)[timestep.long()].to(scaled.dtype)
+    return (scaled - (1 - alpha).sqrt() * noise_pred) / alpha.sqrt()

@@ -39,17 +39,19 @@ def window_weights(size: int, overlap: int = OVERLAP) -> Tensor:
     return (torch.minimum(position, position.flip(0)) / (overlap + 1)).clamp(max=1)
 
 
-def windowed(predict_noise: NoisePredictor, *, window: int = WINDOW, overlap: int = OVERLAP, loop: bool = False) -> NoisePredictor:
+def windowed(
+    predict_noise: NoisePredictor, *, window: int = WINDOW, overlap: int = OVERLAP, loop: bool = False, moved_every: int = 1
+) -> NoisePredictor:
     """`predict_noise` for clips (B, C, F, H, W) of any length: of each window on its own, blended where windows overlap.
 
     Text states are (B, L, D), or (B, F, L, D) where frames have their own, and then each window gets its frames'.
-    A loop's windows start elsewhere at every step, so that no frame is always at a border.
+    A loop's windows start elsewhere at every step, or every `moved_every` steps, so that no frame is always at a border.
     """
     calls = 0
 
     def predict(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
         nonlocal calls
-        windows = window_frames(latents.shape[2], window=window, overlap=overlap, loop=loop, shift=calls * overlap)
+        windows = window_frames(latents.shape[2], window=window, overlap=overlap, loop=loop, shift=calls // moved_every * overlap)
         calls += 1
         if len(windows) == 1:
             return predict_noise(latents, timestep, states)

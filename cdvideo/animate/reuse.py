@@ -1,0 +1,118 @@
+"""How much of exactness is given for speed, and the reuse of a motion UNet's deep features from step to step.
+
+What a UNet computes deep inside changes little between neighbouring steps (DeepCache: Ma et al. 2024). So the deep part runs at every
+n-th step only; at the others the last layer of the last block alone runs, on the features of then and the latents of now.
+
+Shapes: `B` clips of a pass, `C` latent channels, `F` frames, `H W` latent height and width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from cdvideo.errors import UserError
+from cdvideo.sampling import NoisePredictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """`reuse_every` n: the deep features are computed at every n-th step. `guided_share`: of the steps, the first ones, have guidance.
+
+    `num_inference_steps`, where the user gives no number.
+    """
+
+    name: str
+    reuse_every: int = 1
+    guided_share: float = 1.0
+    num_inference_steps: int | None = None
+
+
+EXACT = Speed(name="exact")
+SPEEDS = {
+    speed.name: speed
+    for speed in (
+        EXACT,
+        Speed(name="fast", reuse_every=2, guided_share=0.6),
+        Speed(name="draft", reuse_every=3, guided_share=0.6, num_inference_steps=10),
+    )
+}
+
+
+def speed_of(name: str | Speed) -> Speed:
+    """The speed of a name, or the very one. Raises UserError for an unknown name."""
+    if isinstance(name, Speed):
+        return name
+    if name not in SPEEDS:
+        raise UserError(f"there is no speed {name!r}", remedy=f"one of: {', '.join(SPEEDS)}")
+    return SPEEDS[name]
+
+
+class FeatureReuse:
+    """A noise predictor for clips over a `UNetMotionModel` that computes deep features at every `every`-th step alone.
+
+    Within a step it may be called for several windows; each has its own features.
+    """
+
+    def __init__(self, unet: Any, predict_noise: NoisePredictor, *, every: int) -> None:
+        self.unet, self.predict_noise, self.every = unet, predict_noise, every
+        self._step, self._window = -1, 0
+        self._timestep: Tensor | None = None
+        self._features: list[Tensor] = []
+
+    def __call__(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+        if self._timestep is None or timestep != self._timestep:
+            self._step, self._window, self._timestep = self._step + 1, 0, timestep
+        window, self._window = self._window, self._window + 1
+        if self._step % self.every:
+            return shallow_noise(self.unet, latents, timestep, states, self._features[window])
+        noise_pred, features = self._whole(latents, timestep, states)
+        self._features[window:] = [features]
+        return noise_pred
+
+    def _whole(self, latents: Tensor, timestep: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The noise by the whole UNet, and what enters its last layer from below, (B F, C', H, W)."""
+        entered: list[Tensor] = []
+        last = self.unet.up_blocks[-1].resnets[-1]
+        num_skipped = self.unet.conv_in.out_channels
+
+        def keep(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            joined = args[0] if args else kwargs["input_tensor"]
+            entered.append(joined[:, :-num_skipped])
+
+        handle = last.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            noise_pred = self.predict_noise(latents, timestep, states)
+        finally:
+            handle.remove()
+        return noise_pred, entered[0].clone()
+
+
+def shallow_noise(unet: Any, latents: Tensor, timestep: Tensor, states: Tensor, features: Tensor) -> Tensor:
+    """The noise (B, C, F, H, W) by the last layer alone, on the deep `features` of an earlier step.
+
+    Where `latents` have half as many clips as then, because guidance has ended, the features of the second half are theirs.
+    """
+    num_clips, _, num_frames = latents.shape[:3]
+    embedding = unet.time_embedding(unet.time_proj(timestep.expand(num_clips)).to(latents.dtype))
+    embedding = embedding.repeat_interleave(num_frames, dim=0)
+    skipped = unet.conv_in(rearrange(latents, "b c f h w -> (b f) c h w"))
+    block = unet.up_blocks[-1]
+    hidden = block.resnets[-1](torch.cat([features[-len(skipped) :], skipped], dim=1), embedding)
+    if hasattr(block, "attentions"):
+        hidden = block.attentions[-1](hidden, encoder_hidden_states=states_by_row(latents, states), return_dict=False)[0]
+    hidden = block.motion_modules[-1](hidden, num_frames=num_frames)
+    if unet.conv_norm_out:
+        hidden = unet.conv_act(unet.conv_norm_out(hidden))
+    return rearrange(unet.conv_out(hidden), "(b f) c h w -> b c f h w", f=num_frames)
+
+
+def states_by_row(latents: Tensor, states: Tensor) -> Tensor:
+    """Text states as a UNet wants them for these latents: one for each frame of clips (B, C, F, H, W), frame after frame."""
+    if latents.ndim == 4:
+        return states
+    return states.flatten(0, 1) if states.ndim == 4 else states.repeat_interleave(latents.shape[2], dim=0)

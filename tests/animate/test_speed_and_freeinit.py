@@ -1,0 +1,102 @@
+"""What is given up for speed, and rounds of FreeInit, against diffusers and against the exact way."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AnimateDiffPipeline, MotionAdapter
+
+from cdvideo.animate import Studio
+from cdvideo.animate.denoising import noise_predictor
+from cdvideo.animate.reuse import FeatureReuse, Speed, shallow_noise
+from cdvideo.errors import UserError
+from cdvideo.resources import resource
+from cdvideo.sampling import make_scheduler, seeded_noise
+from cdvideo.video import Clip
+from tests.animate.test_over_time import latents_of
+
+SIZE = (64, 64)
+
+
+def test_rounds_agree_with_the_pipelines_free_init(pocket, pocket_motion, monkeypatch):
+    seen = []
+    with Studio(pocket, [], pocket_motion, motion_norm="diffusers") as studio:
+        ours = latents_of(
+            studio, monkeypatch, prompt="a bear", negative="bad quality", guidance_scale=7.5, num_frames=4, size=SIZE, seed=3,
+            num_inference_steps=3, freeinit=2, on_step=lambda done, total: seen.append((done, total)),
+        )  # fmt: skip
+    assert seen == [(done, 6) for done in range(1, 7)]
+    pipeline = AnimateDiffPipeline(
+        vae=pocket.vae,
+        text_encoder=pocket.text_encoder,
+        tokenizer=pocket.tokenizer,
+        unet=pocket.unet,
+        motion_adapter=MotionAdapter.from_pretrained(resource("motion_modules", "pocket")).float(),
+        scheduler=make_scheduler("animatediff", 3),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.enable_free_init(num_iters=2)
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn((1, 4, 4, 8, 8), generator=generator)
+    theirs = pipeline(
+        "a bear", negative_prompt="bad quality", num_frames=4, height=64, width=64, num_inference_steps=3, guidance_scale=7.5,
+        latents=noise, generator=generator, output_type="latent",
+    ).frames  # fmt: skip
+    assert (ours - theirs[0].transpose(0, 1)).abs().max() < 2e-4
+
+
+def test_features_of_now_are_the_whole_unet(pocket, pocket_motion):
+    """The shallow part on features of the same latents and step gives what the whole UNet gives, guided and for the text half alone."""
+    latents, timestep = seeded_noise(0, (2, 4, 3, 8, 8)), torch.tensor(500)
+    states = pocket.text_states(["a bear", "a fox"]).detach()
+    with torch.no_grad(), Studio(pocket, [], pocket_motion) as studio:
+        unet = studio._motion_unet
+        whole, features = FeatureReuse(unet, noise_predictor(unet), every=2)._whole(latents, timestep, states)
+        both = shallow_noise(unet, latents, timestep, states, features)
+        half = shallow_noise(unet, latents[1:], timestep, states[1:], features)
+    assert torch.allclose(both, whole, atol=1e-5) and torch.allclose(half, whole[1:], atol=1e-5)
+
+
+def test_the_unet_runs_at_every_nth_step_for_each_window(pocket, pocket_motion, monkeypatch):
+    calls = []
+    with Studio(pocket, [], pocket_motion) as studio:
+        forward = studio._motion_unet.forward
+        monkeypatch.setattr(
+            studio._motion_unet, "forward", lambda sample, *args, **kwargs: calls.append(len(sample)) or forward(sample, *args, **kwargs)
+        )
+        clip = studio.clip("a bear", num_frames=18, size=SIZE, num_inference_steps=5, speed="fast", guidance_scale=5)
+    assert calls == [2, 2, 2, 2, 1, 1], "two windows at steps 1, 3 and 5, guided in the first three of five"
+    assert clip.record["speed"] == {"name": "fast", "reuse_every": 2, "guided_share": 0.6, "num_inference_steps": None}
+
+
+def test_speeds_that_give_up_nothing_are_exact(pocket, pocket_motion):
+    settings = {"prompt": "a bear", "num_frames": 3, "size": SIZE, "num_inference_steps": 3}
+    with Studio(pocket, [], pocket_motion) as studio:
+        exact = studio.clip(**settings)
+        same = studio.clip(**settings, speed=Speed(name="own"))
+        draft = studio.clip("a bear", num_frames=3, size=SIZE, speed="draft")
+    assert np.array_equal(exact.frames, same.frames) and exact.record["steps"] == 3 and draft.record["steps"] == 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"speed": "warp"}, "no speed 'warp'"),
+        ({"freeinit": 0}, "0 times over"),
+        ({"freeinit": 2, "init": Clip(frames=np.full((1, 64, 64, 3), 9, np.uint8), fps=1, record={})}, "--freeinit steadies"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(pocket, pocket_motion, settings, said):
+    with Studio(pocket, [], pocket_motion) as studio, pytest.raises(UserError, match=said):
+        studio.clip("a bear", size=SIZE, **settings)
+
+
+def test_predictions_are_finished_latents(pocket, pocket_motion, monkeypatch):
+    """At DDIM's last step, which leaves the noise of its first alpha, prediction and result differ by that noise alone."""
+    seen = []
+    with Studio(pocket, [], pocket_motion) as studio:
+        latents = latents_of(
+            studio, monkeypatch, prompt="a bear", num_frames=3, size=SIZE, num_inference_steps=4,
+            on_prediction=lambda done, total, prediction: seen.append((done, total, prediction)),
+        )  # fmt: skip
+    assert [(done, total) for done, total, _ in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert (seen[-1][2][0].transpose(0, 1) - latents).abs().max() < 0.2

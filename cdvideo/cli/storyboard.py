@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,7 @@ def check_command(file: Path) -> None:
     checked = check(file)
     for line in _described(checked.plan):
         click.echo(line)
-    for note in checked.notes:
-        click.echo(click.style("note: ", fg="yellow") + note, err=True)
+    _say(checked.notes)
     click.echo(f"{file} is right")
 
 
@@ -79,9 +79,15 @@ def render_command(file: Path, out: Path | None, device: str, dtype: str) -> Non
     from cdvideo.storyboard.checking import check
 
     checked = check(file)
+    _say(checked.notes)
     from cdvideo.cli.films import render_film
 
     render_film(checked.storyboard, file, out, device=device, dtype=dtype)
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(click.style("note: ", fg="yellow") + note, err=True)
 
 
 def _described(plan: FilmPlan) -> list[str]:

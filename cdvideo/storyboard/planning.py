@@ -20,6 +20,7 @@ from cdvideo.storyboard.script import MAX_FRAMES, Audio, Card, KeyPath, Shot, St
 
 USUAL_FRAMES = 16
 USUAL_TRANSITION_SECONDS = 0.5
+Colour = tuple[int, int, int]
 PlannedKind = Literal["cut", "crossfade", "dip", "wipe-left", "wipe-right", "wipe-up", "wipe-down"]
 _KINDS: Mapping[str, PlannedKind] = {
     "cut": "cut",
@@ -69,13 +70,13 @@ class PlannedCaption:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCard:
-    """A title or end card: `small` may be empty, colours are "#rrggbb"."""
+    """A title or end card: `subtitle` may be empty; colours are red, green and blue in [0, 255], or None for the card's own."""
 
     text: str
-    small: str
+    subtitle: str
     num_frames: int
-    colour: str
-    background: str
+    colour: Colour | None
+    background: Colour | None
     transition: PlannedTransition = CUT
 
 
@@ -275,12 +276,19 @@ def _card(card: Card | None, text: str, fps: float, transition: PlannedTransitio
         return None
     return PlannedCard(
         text=card.text or text,
-        small=card.small or "",
+        subtitle=card.subtitle or "",
         num_frames=_frames_in(card.seconds, fps),
-        colour=card.colour.lower(),
-        background=card.background.lower(),
+        colour=_rgb(card.colour),
+        background=_rgb(card.background),
         transition=transition,
     )
+
+
+def _rgb(text: str | None) -> Colour | None:
+    if text is None:
+        return None
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue
 
 
 def _audio(audio: Audio, source: Path) -> PlannedAudio:

@@ -239,10 +239,10 @@ class Card(ShortSection):
 
     short: ClassVar[str] = "text"
     text: Text | None = Field(None, description="the words in large; the film's title, or The end, by default")
-    small: Text | None = Field(None, description="words in small below")
+    subtitle: Text | None = Field(None, description="words in small below")
     seconds: float = Field(2, gt=0, le=600, description="seconds that it stands")
-    colour: Colour = Field("#ffffff", description='colour of the text, such as "#ffffff"')
-    background: Colour = Field("#000000", description='colour behind it, such as "#000000"')
+    colour: Colour | None = Field(None, description='colour of the text, such as "#ffffff"; off-white by default')
+    background: Colour | None = Field(None, description='colour behind it, such as "#000000"; off-black by default')
 
 
 class EndCard(Card):

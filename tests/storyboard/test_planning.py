@@ -93,6 +93,11 @@ def test_the_default_transition_leaves_the_films_beginning_alone():
     assert (carded.title_card.text, carded.end_card.text) == ("t", "Bye")
 
 
+def test_a_cards_colours_are_red_green_and_blue():
+    card = plan({}, title_card={"colour": "#ff8800", "subtitle": "by me"}).title_card
+    assert (card.colour, card.background, card.subtitle, card.num_frames) == ((255, 136, 0), None, "by me", 16)
+
+
 def test_captions_and_sound():
     Path("a.mp3").write_bytes(b"x")
     film = plan(

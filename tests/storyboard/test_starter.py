@@ -50,10 +50,10 @@ def test_what_cannot_play_together_is_passed_over():
     assert [found.name for found in newest_cast(Path("concepts"))] == ["bear"]
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["style", "negative", "size", "camera", "transition", "caption", "prompts", "continue", "takes", "title_card", "end_card", "audio"],
-)
+SUGGESTED = "style negative size camera transition caption prompts continue takes title_card end_card audio"
+
+
+@pytest.mark.parametrize("key", SUGGESTED.split())
 def test_every_suggestion_in_the_starter_is_right(key, monkeypatch):
     monkeypatch.setattr("cdvideo.storyboard.checking.resource", lambda *_: None)
     concept("bear", "bear", age=1)

@@ -16,6 +16,7 @@ from cdvideo.concept import Concept
 from cdvideo.errors import UserError, UserNote
 from cdvideo.sampling import OnStep
 from cdvideo.video import Clip
+from cdvideo.video.resampling import resampled
 
 
 def replay(record: Mapping[str, Any], source: Path, *, device: str = "auto", offline: bool = False, on_step: OnStep | None = None) -> Clip:
@@ -59,7 +60,7 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
         cameras = studio.camera_moves([f"{move['name']}:{move['strength']}" for move in record["cameras"]], offline=offline)
         for move, now in zip(record["cameras"], describe_cameras(cameras), strict=True):
             _same(source, f"the camera move {move['name']}", move["fingerprint"], now["fingerprint"])
-        return studio.clip(
+        clip = studio.clip(
             **settings,
             **_over_time(record),
             num_frames=record["frames"],
@@ -70,6 +71,7 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
             speed=Speed(**record["speed"]),
             on_step=on_step,
         )
+    return resampled(clip, **record.get("resampled", {}))
 
 
 def _over_time(record: Mapping[str, Any]) -> dict[str, Any]:

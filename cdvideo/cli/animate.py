@@ -49,6 +49,34 @@ from cdvideo.cli.options import check_replay, choose_concepts, offline_option, s
 @click.option("--loop", is_flag=True, help="Let the last frame lead back to the first, for a seamless GIF.")
 @click.option("--fps", type=float, default=8, show_default=True, help="Frames a second.")
 @click.option(
+    "--freeinit",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Render N times, each time from noise that the last time has steadied (FreeInit): less flicker, N times as long; 3 is usual.",
+)
+@click.option(
+    "--speed",
+    type=click.Choice(["exact", "fast", "draft"]),
+    default="exact",
+    show_default=True,
+    help="fast: deep features at every 2nd step, guidance in the first 60 % of steps. draft: at every 3rd, and 10 steps.",
+)
+@click.option(
+    "--interpolate",
+    type=float,
+    metavar="FPS",
+    help="Frames a second after motion-compensated interpolation (libav's minterpolate, no neural network).",
+)
+@click.option("--upscale", type=int, default=1, show_default=True, metavar="N", help="Enlarge N times by Lanczos; no detail is added.")
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="A contact sheet that is written while the clip is denoised, at four of the steps.",
+)
+@click.option(
     "--out",
     "outs",
     type=click.Path(path_type=Path),
@@ -69,13 +97,16 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
       cdvideo animate --prompt "a V* bear on (green grass:1.3)" --prompt-at 12 "a V* bear in the snow" --travel smooth
       cdvideo animate --prompt "a V* bear in the snow" --concept-strength "0:1.0, 12:0.3"
       cdvideo animate --prompt "a bear in the snow" --init photo.jpg --strength 0.6
+      cdvideo animate --prompt "a fox jumping" --speed fast --preview steps.png --interpolate 24 --upscale 2
       cdvideo animate --replay bear.mp4 --out again.mp4
     """
     replay = given.pop("replay")
     check_replay([given["prompt"], *(text for _, text in given["prompts_at"])], replay)
+    from cdvideo.animate.preview import Preview
     from cdvideo.cli.progress import steps_bar
-    from cdvideo.cli.rendering import default_out, open_studio, over_time, render_again, save, split_settings
+    from cdvideo.cli.rendering import check_preview, default_out, open_studio, over_time, render_again, save, split_settings
     from cdvideo.video import check_destination
+    from cdvideo.video.resampling import check_resampling, resampled
 
     if replay:
         render_again(replay, outs, ("mp4", "gif"), device=given["device"], offline=given["offline"])
@@ -83,14 +114,19 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     course = over_time(given)
     every_prompt = [prompt for prompt in (given["prompt"], *course["prompts"].values()) if prompt is not None]
     destinations = outs or tuple(default_out(every_prompt[0], suffix) for suffix in ("mp4", "gif"))
+    finish = {name: given.pop(name) for name in ("interpolate", "upscale")}
     for path in destinations:
-        check_destination(path, num_frames=max(given["frames"], 1), fps=given["fps"])
+        check_destination(path, num_frames=max(given["frames"], 1), fps=finish["interpolate"] or given["fps"])
+    check_resampling(fps=given["fps"], **finish)
+    check_preview(given["preview"])
     concepts = choose_concepts(" ".join(every_prompt), given.pop("concepts"))
-    moves = given.pop("cameras")
+    moves, preview = given.pop("cameras"), given.pop("preview")
     sampling, setup = split_settings(given)
-    sampling |= {"num_frames": setup.pop("frames"), "fps": setup.pop("fps"), "schedule": setup.pop("schedule"), "loop": setup.pop("loop")}
+    sampling |= {name: setup.pop(name) for name in ("fps", "schedule", "loop", "freeinit", "speed")}
+    sampling["num_frames"] = setup.pop("frames")
     with open_studio(concepts, with_motion=True, **setup) as studio:
         cameras = studio.camera_moves(moves, offline=setup["offline"])
         with steps_bar("rendering") as on_step:
-            clip = studio.clip(**sampling, **course, cameras=cameras, on_step=on_step)
-    save(clip, destinations)
+            seen = Preview(studio.base, preview).seen if preview else None
+            clip = studio.clip(**sampling, **course, cameras=cameras, on_step=on_step, on_prediction=seen)
+    save(resampled(clip, **finish), destinations)

@@ -13,6 +13,7 @@ from cdvideo.animate import Studio, parse_size, parse_values, replay
 from cdvideo.cli.progress import steps_bar
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError
+from cdvideo.files import check_writable
 from cdvideo.storyboard import slug
 from cdvideo.video import Clip, check_destination, read_record, write
 
@@ -37,6 +38,15 @@ def over_time(given: dict[str, Any]) -> dict[str, Any]:
         prompts[frame] = prompt
     courses = [parse_values(text) for text in given.pop("concept_strengths")]
     return {"prompts": prompts, "travel": given.pop("travel"), "concept_strengths": courses}
+
+
+def check_preview(path: Path | None) -> None:
+    """Raises UserError where a preview is asked for that is no PNG, or cannot be written."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise UserError(f"a preview is a PNG, and {path} is none", remedy=f"write --preview {path.with_suffix('.png')}")
+    check_writable(path)
 
 
 def open_studio(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cdvideo.storyboard.transitions import Placement
+from cdvideo.storyboard.timing import Placement
 from cdvideo.video import Cue
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cdvideo.errors import UserError
 from cdvideo.storyboard.subtitles import caption_cues
-from cdvideo.storyboard.transitions import CUT, Placement, Transition, timeline
+from cdvideo.storyboard.timing import CUT, Placement, Transition, timeline
 from cdvideo.video import Cue, describe, to_srt, to_webvtt, write_frames
 from tests.video.scenes import moving_scene
 

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from cdvideo.errors import UserError
-from cdvideo.storyboard.transitions import CUT, Transition, TransitionKind, film_frames, timeline
+from cdvideo.storyboard.timing import CUT, Transition, TransitionKind, timeline
+from cdvideo.storyboard.transitions import film_frames
 
 Frames = NDArray[np.uint8]
 

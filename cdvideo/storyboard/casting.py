@@ -143,7 +143,7 @@ def company(storyboard: Storyboard, number: int, cast: Cast) -> Company:
             if file not in {cast.roles[name].file for name in playing & set(cast.roles)}
         ]
         troubles += [
-            Trouble((*path, "starring"), f"the prompt names {name}, who does not play", f"add {name}, or leave starring out")
+            Trouble((*path, "starring"), f"the prompt or the style names {name}, who does not play", f"add {name}, or leave starring out")
             for name in dict.fromkeys(strangers)
         ]
     ordered = [file for file in cast.tokens if file in files]

@@ -56,8 +56,9 @@ def check(file: Path) -> Checked:
     files, headers, further = _concepts(storyboard, file)
     cast, cast_troubles = assemble(storyboard.cast, files, headers)
     plan, plan_troubles = planned(storyboard, file, cast, headers)
-    further += [*cast_troubles, *plan_troubles, *_models(storyboard, plan), *_media(storyboard, file)]
-    further += [*_one_base(cast, headers), *_whole_concepts(plan)]
+    further += [*cast_troubles, *_one_base(cast, headers), *_whole_concepts(plan), *_models(storyboard, plan), *_media(storyboard, file)]
+    if ("cast",) not in changed:
+        further += plan_troubles
     troubles += [trouble for trouble in further if not any(trouble.path[: len(path)] == path for path in changed)]
     if mistakes := finding.mistakes(troubles):
         raise BrokenStoryboard(file, mistakes)
@@ -117,9 +118,9 @@ def _missing(named: Path, path: KeyPath, source: Path, *, what: str, suffixes: t
     if not any(Path(os.path.abspath(file)).is_relative_to(root) for root in roots):
         folders = " and ".join(dict.fromkeys(map(str, roots)))
         return Trouble(path, f"{named} lies outside the project", f"move it into {folders}")
-    if file.is_file():
+    if os.path.isfile(file):
         return None
-    if file.exists():
+    if os.path.exists(file):
         return Trouble(path, f"{named} is no file", f"name the {what} itself")
     near = difflib.get_close_matches(named.name, _neighbours(named, roots, suffixes), n=1, cutoff=0.75)
     if near:
@@ -133,7 +134,7 @@ def _missing(named: Path, path: KeyPath, source: Path, *, what: str, suffixes: t
 
 def _neighbours(named: Path, roots: list[Path], suffixes: tuple[str, ...]) -> list[str]:
     folders = [root / named.parent for root in roots]
-    return [file.name for folder in folders if folder.is_dir() for file in folder.iterdir() if file.suffix.lower() in suffixes]
+    return [file.name for folder in folders if os.path.isdir(folder) for file in folder.iterdir() if file.suffix.lower() in suffixes]
 
 
 def _media(storyboard: Storyboard, source: Path) -> Iterator[Trouble]:
@@ -180,7 +181,7 @@ def _models(storyboard: Storyboard, plan: FilmPlan) -> Iterator[Trouble]:
 
 
 def _may_be_model(name: str, known: Mapping[str, object]) -> bool:
-    return name in known or Path(name).expanduser().exists() or bool(_HUB_ID.fullmatch(name) and not Path(name).suffix)
+    return name in known or os.path.exists(os.path.expanduser(name)) or bool(_HUB_ID.fullmatch(name) and not Path(name).suffix)
 
 
 def _unknown(kind: str, name: str, known: Mapping[str, object]) -> tuple[str, str]:

@@ -208,6 +208,8 @@ def _worded(error: Any, path: KeyPath) -> tuple[str, str]:
             return f"more than {MAX_SHOTS} shots", f"a film has at most {MAX_SHOTS}; split it into several"
         case "list_type" | "tuple_type":
             return f"{shown} is no list", "begin every entry with - in a line of its own"
+        case "dict_type" if path == ("cast",):
+            return f"{shown} is no cast", "write names, and behind each a colon and its concept file"
         case "dict_type" | "model_type" | "model_attributes_type":
             return f"{shown} is no mapping", f"its keys are: {', '.join(_keys(_section(path)))}" if path else ""
         case "path_type":

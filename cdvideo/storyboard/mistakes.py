@@ -36,7 +36,7 @@ class Mistake:
 
     def __str__(self) -> str:
         said = ": ".join(part for part in (str(self.place), self.where, self.message) if part)
-        return f"{said}; {self.suggestion}" if self.suggestion else said
+        return printable(f"{said}; {self.suggestion}" if self.suggestion else said)
 
 
 class BrokenStoryboard(UserError):
@@ -49,6 +49,11 @@ class BrokenStoryboard(UserError):
         if len(self.mistakes) > MAX_SHOWN:
             shown.append(f"  and {len(self.mistakes) - MAX_SHOWN} more")
         super().__init__("\n".join([f"{file} has {count}:", *shown]))
+
+
+def printable(text: str) -> str:
+    """Text that any terminal takes, on one line: control characters become question marks."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def spelled(path: KeyPath) -> str:

@@ -7,6 +7,7 @@ A crossfade or a wipe of n frames shows two shots at once, so the film gets n fr
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,10 +308,10 @@ def _impossible(storyboard: Storyboard, number: int, plan: FilmPlan) -> Iterator
         yield Trouble(where, f"{length} frames at {plan.fps:g} a second; a shot has 1 to {MAX_FRAMES}", f"give it {seconds}")
         return
     for frame in (frame for frame in planned_shot.prompts if frame >= length):
-        yield Trouble((*path, "prompts", str(frame)), f"the shot has {length} frames, from 0 to {length - 1}", "give it an earlier frame")
+        yield Trouble((*path, "prompts", str(frame)), f"the shot ends with frame {length - 1}", "give it an earlier frame")
     for name, course in shot.strengths.items():
         if late := [frame for frame in course if frame >= length]:
-            yield Trouble((*path, "strengths", name), f"frame {late[0]}: the shot has {length} frames", "give it an earlier frame")
+            yield Trouble((*path, "strengths", name), f"frame {late[0]}: the shot ends with frame {length - 1}", "give it an earlier frame")
     if planned_shot.continues and number == 0:
         yield Trouble((*path, "continue"), "the first shot has none before it to continue", "leave it out, or give a start picture")
     if isinstance(planned_shot.keep, int) and planned_shot.keep > planned_shot.takes:
@@ -339,20 +340,20 @@ def _misfits(storyboard: Storyboard, plan: FilmPlan) -> Iterator[Trouble]:
         following = parts[index + 1][1] if index + 1 < len(parts) else CUT
         needed = transition.num_after + following.num_before
         if needed > length:
-            message = f"{length} frames are too few for the transitions at its ends, which take {needed}"
+            message = f"a length of {length} is too short for the transitions at its ends, which take {needed} frames"
             yield Trouble(path, message, "make it longer, or a transition shorter")
 
 
 def locate(named: Path, source: Path) -> Path:
     """Where a file that a storyboard names lies, or would: beside the storyboard, else in the working folder."""
     beside = source.parent / named
-    return named if named.exists() and not beside.exists() else beside
+    return named if os.path.exists(named) and not os.path.exists(beside) else beside
 
 
 def find_file(named: Path, source: Path, *, what: str) -> Path:
     """The file that a storyboard names, beside itself or in the working folder. Raises UserError where it is in neither."""
     found = locate(named, source)
-    if found.exists():
+    if os.path.exists(found):
         return found
     raise UserError(
         f"{source} names the {what} {named}, which does not exist",

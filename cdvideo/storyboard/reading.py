@@ -7,6 +7,7 @@ if they stood there: their shots come first, and what the file says itself goes 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -170,11 +171,11 @@ class _Reader:
         folder = self.root.parent
         chain = [*including, source.file]
         file = folder / str(name)
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name.isprintable():
             problem = ("an included file is named by its path", "write include: cast.yaml")
         elif not file.resolve().is_relative_to(folder.resolve()):
             problem = (f"{name} lies outside the storyboard's folder {folder.resolve()}", "move the file into it")
-        elif not file.is_file():
+        elif not os.path.isfile(file):
             problem = (f"there is no file {name}", f"it is looked for in the storyboard's folder, {folder.resolve()}")
         elif file.resolve() in [other.resolve() for other in chain]:
             problem = ("the files include each other: " + " -> ".join(str(other) for other in [*chain, file]), "leave one out")
@@ -232,9 +233,9 @@ def _place(file: Path, node: yaml.Node) -> Place:
 
 def _read_text(file: Path) -> str:
     try:
-        if file.exists() and not file.is_file():
+        if os.path.exists(file) and not os.path.isfile(file):
             raise UserError(f"{file} is no file", remedy="name a YAML file of shots")
-        if file.exists() and file.stat().st_size > MAX_BYTES:
+        if os.path.isfile(file) and file.stat().st_size > MAX_BYTES:
             size = f"it is {file.stat().st_size / 1e6:.1f} MB large, and at most {MAX_BYTES / 1e6:g} MB are read"
             raise UserError(f"{file} is too large for a storyboard", cause=size, remedy="name a YAML file of shots, or split the film")
         content = file.read_bytes()

@@ -122,8 +122,8 @@ def test_what_cannot_be_cast_is_said_with_a_way_out():
     assert said_of({"prompt": "a", "starring": ["baer"]}, **both) == [("the cast has no baer", "did you mean bear?")]
     assert said_of({"prompt": "a", "strengths": {"baer": 1}}, **both) == [("the cast has no baer", "did you mean bear?")]
     assert said_of({"prompt": "a", "strengths": {"bear": 1}}, **both)[0][0] == "bear does not play in this shot"
-    assert said_of({"prompt": "a {bear}", "starring": "glasses"}, **both)[0][0] == "the prompt names bear, who does not play"
-    assert said_of({"prompt": "a V1* bear", "starring": "glasses"}, **both)[0][0] == "the prompt names bear, who does not play"
+    assert said_of({"prompt": "a {bear}", "starring": "glasses"}, **both)[0][0] == "the prompt or the style names bear, who does not play"
+    assert said_of({"prompt": "a V1* bear", "starring": "glasses"}, **both)[0][0] == "the prompt or the style names bear, who does not play"
 
 
 def test_what_cannot_be_a_member_of_the_cast_is_said():

@@ -131,9 +131,9 @@ def test_a_missing_concept_says_where_it_was_looked_for():
         (
             [{}, {"frames": 3, "transition": "crossfade"}],
             {},
-            "shots[1]: 3 frames are too few for the transitions",
+            "shots[1]: a length of 3 is too short for the transitions",
         ),
-        ([{}, {"frames": 7}, {}], {"defaults": {"transition": "crossfade"}}, "shots[1]: 7 frames are too few"),
+        ([{}, {"frames": 7}, {}], {"defaults": {"transition": "crossfade"}}, "shots[1]: a length of 7 is too short"),
         ([{}, {"transition": {"kind": "wipe", "seconds": 0.01}}], {}, "shots[1].transition: the wipe-right lasts no frame"),
         ([{"seconds": 0.01}], {}, "shots[0].seconds: 0 frames at 8 a second"),
         ([{"seconds": 3000}], {}, "shots[0].seconds: 24000 frames"),
@@ -150,7 +150,7 @@ def test_what_contradicts_itself_is_said(shots, board, said):
 
 def test_key_frames_lie_in_their_shot():
     values = {"title": "t", "shots": [{"prompts": {0: "a", 16: "b"}}]}
-    with pytest.raises(UserError, match=r"shots\[0\]\.prompts\.16: the shot has 16 frames"):
+    with pytest.raises(UserError, match=r"shots\[0\]\.prompts\.16: the shot ends with frame 15"):
         plan_film(Storyboard.model_validate(values), Path("film.yaml"))
 
 

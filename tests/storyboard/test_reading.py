@@ -102,6 +102,8 @@ def test_what_is_no_yaml_says_what_to_write(read, content, said):
         ("title: !mine x\n", "the tag !mine is not read"),
         ("{a: b}: c\n", "a key is a word"),
         ("include: ../film.yaml\n", "lies outside the storyboard's folder"),
+        ('include: "a\\0b"\n', "named by its path"),
+        (f"include: {'a' * 5000}\n", "there is no file"),
         ("include: /etc/hostname\n", "lies outside the storyboard's folder"),
         ("include: [none.yaml]\n", "include[0]: there is no file none.yaml"),
         ("include: [3]\n", "named by its path"),

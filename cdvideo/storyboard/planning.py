@@ -1,8 +1,4 @@
-"""From a storyboard to what is to be rendered: every default filled in, every name a token, every length in frames. Imports no torch.
-
-A crossfade or a wipe of n frames shows two shots at once, so the film gets n frames shorter; a dip to black of n frames darkens the last
-(n + 1) // 2 of one shot and brightens the first n // 2 of the next. No two transitions touch the same frame.
-"""
+"""From a storyboard to what is to be rendered: every default filled in, every name a token, every length in frames. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,12 +14,12 @@ from cdvideo.errors import UserError
 from cdvideo.storyboard.casting import Cast, Company, Star, Trouble, assemble, company
 from cdvideo.storyboard.mistakes import spelled
 from cdvideo.storyboard.script import MAX_FRAMES, Audio, Card, KeyPath, Shot, Storyboard, TransitionIn, Travel
+from cdvideo.storyboard.timing import CUT, Transition, TransitionKind
 
 USUAL_FRAMES = 16
 USUAL_TRANSITION_SECONDS = 0.5
 Colour = tuple[int, int, int]
-PlannedKind = Literal["cut", "crossfade", "dip", "wipe-left", "wipe-right", "wipe-up", "wipe-down"]
-_KINDS: Mapping[str, PlannedKind] = {
+_KINDS: Mapping[str, TransitionKind] = {
     "cut": "cut",
     "crossfade": "crossfade",
     "dip-to-black": "dip",
@@ -33,32 +29,6 @@ _KINDS: Mapping[str, PlannedKind] = {
     "wipe-up": "wipe-up",
     "wipe-down": "wipe-down",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedTransition:
-    """How a shot or the end card comes in; a cut takes no frames."""
-
-    kind: PlannedKind = "cut"
-    num_frames: int = 0
-
-    @property
-    def num_before(self) -> int:
-        """Frames that it takes from the end of what goes before."""
-        return (self.num_frames + 1) // 2 if self.kind == "dip" else self.num_frames
-
-    @property
-    def num_after(self) -> int:
-        """Frames that it takes from the start of what comes in."""
-        return self.num_frames // 2 if self.kind == "dip" else self.num_frames
-
-    @property
-    def overlap(self) -> int:
-        """Frames by which the film gets shorter."""
-        return 0 if self.kind == "dip" else self.num_frames
-
-
-CUT = PlannedTransition()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +48,7 @@ class PlannedCard:
     num_frames: int
     colour: Colour | None
     background: Colour | None
-    transition: PlannedTransition = CUT
+    transition: Transition = CUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +83,7 @@ class PlannedShot:
     guidance_scale: float | None
     num_inference_steps: int | None
     cameras: tuple[str, ...]
-    transition: PlannedTransition
+    transition: Transition
     caption: PlannedCaption | None
     start: Path | None
     continues: bool
@@ -145,7 +115,7 @@ class FilmPlan:
     audio: PlannedAudio | None
 
     @property
-    def parts(self) -> list[tuple[int, PlannedTransition]]:
+    def parts(self) -> list[tuple[int, Transition]]:
         """Length in frames and transition in of everything that follows one another: the title card, the shots, the end card."""
         cards = [self.title_card, *self.shots, self.end_card]
         return [(part.num_frames, part.transition) for part in cards if part is not None]
@@ -182,11 +152,12 @@ def planned(storyboard: Storyboard, source: Path, cast: Cast, headers: Mapping[P
     troubles = [trouble for one in companies for trouble in one.troubles]
     defaults = storyboard.defaults
     base = storyboard.base or next((headers[file].base for file in cast.tokens), "pocket")
-    title = _card(storyboard.title_card, storyboard.title, defaults.fps)
-    end = _card(storyboard.end_card, "The end", defaults.fps, _transition(_entrance(storyboard), defaults.fps))
+    entrances = [_transition(wanted, defaults.fps) for _, wanted in _entrances(storyboard)]
+    title = _card(storyboard.title_card, storyboard.title, defaults.fps, CUT)
+    end = _card(storyboard.end_card, "The end", defaults.fps, entrances[-1])
     shots = tuple(
-        _planned_shot(storyboard, number, source, companies[number], has_before=number > 0 or title is not None)
-        for number in range(len(storyboard.shots))
+        _planned_shot(storyboard, number, source, together, transition)
+        for number, (together, transition) in enumerate(zip(companies, entrances[title is not None :], strict=False))
     )
     audio = _audio(storyboard.audio, source) if storyboard.audio else None
     plan = FilmPlan(
@@ -205,10 +176,9 @@ def planned(storyboard: Storyboard, source: Path, cast: Cast, headers: Mapping[P
     return plan, troubles
 
 
-def _planned_shot(storyboard: Storyboard, number: int, source: Path, company: Company, *, has_before: bool) -> PlannedShot:
+def _planned_shot(storyboard: Storyboard, number: int, source: Path, company: Company, transition: Transition) -> PlannedShot:
     shot, defaults = storyboard.shots[number], storyboard.defaults
     caption = shot.caption
-    transition = shot.transition or (defaults.transition if has_before else None)
     return PlannedShot(
         number=number + 1,
         prompts=company.prompts,
@@ -223,7 +193,7 @@ def _planned_shot(storyboard: Storyboard, number: int, source: Path, company: Co
         guidance_scale=_chosen(shot.guidance, defaults.guidance),
         num_inference_steps=_chosen(shot.steps, defaults.steps),
         cameras=_chosen(shot.camera, defaults.camera),
-        transition=_transition(transition, defaults.fps),
+        transition=transition,
         caption=PlannedCaption(text=caption.text, burn=_chosen(caption.burn, defaults.burn)) if caption else None,
         start=locate(shot.start, source) if shot.start else None,
         continues=shot.continues,
@@ -261,18 +231,30 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def _transition(wanted: TransitionIn | None, fps: float) -> PlannedTransition:
-    if wanted is None or wanted.kind == "cut":
-        return CUT
-    return PlannedTransition(kind=_KINDS[wanted.kind], num_frames=_frames_in(wanted.seconds or USUAL_TRANSITION_SECONDS, fps))
+def _entrances(storyboard: Storyboard) -> list[tuple[KeyPath, TransitionIn | None]]:
+    """How the title card, the shots and the end card come in, and where that is said; the film's beginning only as it says itself."""
+    default: tuple[KeyPath, TransitionIn | None] = (("defaults", "transition"), storyboard.defaults.transition)
+    found: list[tuple[KeyPath, TransitionIn | None]] = [(("title_card",), None)] if storyboard.title_card else []
+    for number, shot in enumerate(storyboard.shots):
+        is_said = shot.transition is not None or not found
+        found.append((("shots", number, "transition"), shot.transition) if is_said else default)
+    if storyboard.end_card:
+        own = storyboard.end_card.transition
+        found.append((("end_card", "transition"), own) if own is not None else default)
+    return found
 
 
-def _entrance(storyboard: Storyboard) -> TransitionIn | None:
-    """How the end card comes in."""
-    return (storyboard.end_card.transition if storyboard.end_card else None) or storyboard.defaults.transition
+def _num_transition_frames(wanted: TransitionIn, fps: float) -> int:
+    return 0 if wanted.kind == "cut" else _frames_in(wanted.seconds or USUAL_TRANSITION_SECONDS, fps)
 
 
-def _card(card: Card | None, text: str, fps: float, transition: PlannedTransition = CUT) -> PlannedCard | None:
+def _transition(wanted: TransitionIn | None, fps: float) -> Transition:
+    """What is wanted; a cut where it would last no frame."""
+    count = _num_transition_frames(wanted, fps) if wanted else 0
+    return Transition(kind=_KINDS[wanted.kind], num_frames=count) if wanted and count else CUT
+
+
+def _card(card: Card | None, text: str, fps: float, transition: Transition) -> PlannedCard | None:
     if card is None:
         return None
     return PlannedCard(
@@ -323,17 +305,13 @@ def _impossible(storyboard: Storyboard, number: int, plan: FilmPlan) -> Iterator
 def _misfits(storyboard: Storyboard, plan: FilmPlan) -> Iterator[Trouble]:
     """Transitions and cards that last no frame, and what is too short for its transitions."""
     parts = plan.parts
-    places = [("shots", number) for number in range(len(plan.shots))]
-    paths: list[KeyPath] = [*([("title_card",)] if plan.title_card else []), *places, *([("end_card",)] if plan.end_card else [])]
-    wanted = [*([None] if plan.title_card else []), *(shot.transition for shot in storyboard.shots)]
-    wanted += [storyboard.end_card.transition] if storyboard.end_card else []
+    for name, card in (("title_card", plan.title_card), ("end_card", plan.end_card)):
+        if card and card.num_frames < 1:
+            yield Trouble((name, "seconds"), f"the card lasts no frame at {plan.fps:g} a second", "let it stand longer")
     frame = f"{1 / plan.fps:.3g} seconds make one frame"
-    for index, (path, (length, transition)) in enumerate(zip(paths, parts, strict=True)):
-        own = (*path, "transition") if wanted[index] is not None else ("defaults", "transition")
-        if path[0] != "shots" and length < 1:
-            yield Trouble((*path, "seconds"), f"the card lasts no frame at {plan.fps:g} a second", frame)
-        if transition.kind != "cut" and transition.num_frames < 1:
-            yield Trouble(own, f"the {transition.kind} lasts no frame at {plan.fps:g} a second", frame)
+    for index, ((own, wanted), (length, transition)) in enumerate(zip(_entrances(storyboard), parts, strict=True)):
+        if wanted and wanted.kind != "cut" and not _num_transition_frames(wanted, plan.fps):
+            yield Trouble(own, f"the {wanted.kind} lasts no frame at {plan.fps:g} a second", frame)
         if index == 0 and transition.overlap:
             message = f"the film's beginning cannot come in by a {transition.kind}: there is nothing before it"
             yield Trouble(own, message, "leave it out, or choose dip-to-black, which brightens it from black")
@@ -341,7 +319,13 @@ def _misfits(storyboard: Storyboard, plan: FilmPlan) -> Iterator[Trouble]:
         needed = transition.num_after + following.num_before
         if needed > length:
             message = f"a length of {length} is too short for the transitions at its ends, which take {needed} frames"
-            yield Trouble(path, message, "make it longer, or a transition shorter")
+            yield Trouble(_part_path(plan, index), message, "make it longer, or a transition shorter")
+
+
+def _part_path(plan: FilmPlan, index: int) -> KeyPath:
+    """Where the part of the film with this number, from 0, is described."""
+    number = index - (plan.title_card is not None)
+    return ("title_card",) if number < 0 else ("shots", number) if number < len(plan.shots) else ("end_card",)
 
 
 def locate(named: Path, source: Path) -> Path:

@@ -45,9 +45,9 @@ def _overview(photos: Path, film: Film, prompts: list[str], path: Path) -> None:
     import numpy as np
 
     from cdvideo.train import find_photos, load_photo
-    from cdvideo.video import contact_sheet, read
+    from cdvideo.video import contact_sheet
 
-    clips = [read(shot) for shot in film.shots]
+    clips = [shot.kept.clip() for shot in film.shots]
     side = clips[0].width
     learnt = np.stack([np.asarray(load_photo(photo).resize((side, side))) for photo in find_photos(photos)])
     labels = [f"the {len(learnt)} pictures that it learns from", *prompts]

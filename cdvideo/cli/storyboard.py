@@ -68,21 +68,58 @@ def schema_command() -> None:
 @command.command("render")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the film and its shots; films/TITLE by default.")
+@click.option("--only", metavar="2,5", help="Render these shots alone; the film is put together once none is missing.")
+@click.option("--draft", is_flag=True, help="Few steps, to see timing and order; kept apart from the film, in OUT/draft.")
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(["mp4", "gif", "webm"]),
+    multiple=True,
+    help="What the film is written as; all three by default; may be repeated.",
+)
 @device_options
-def render_command(file: Path, out: Path | None, device: str, dtype: str) -> None:
+def render_command(file: Path, out: Path | None, only: str | None, draft: bool, formats: tuple[str, ...], device: str, dtype: str) -> None:
     """Render the film of a storyboard, once it is found without mistakes. Shots that are rendered already are kept.
 
     \b
-    Example:
+    Examples:
       cdvideo storyboard render configs/storyboards/bear.yaml --out films/bear
+      cdvideo storyboard render configs/storyboards/bear.yaml --draft
+      cdvideo storyboard render configs/storyboards/bear.yaml --only 2,4
     """
     from cdvideo.storyboard.checking import check
 
     checked = check(file)
     _say(checked.notes)
+    chosen = _numbers(only, len(checked.plan.shots)) if only else ()
     from cdvideo.cli.films import render_film
+    from cdvideo.storyboard import slug
+    from cdvideo.storyboard.film import FORMATS
 
-    render_film(checked.storyboard, file, out, device=device, dtype=dtype)
+    folder = out or Path("films") / slug(checked.plan.title)
+    render_film(
+        checked.storyboard,
+        file,
+        folder / "draft" if draft else folder,
+        only=chosen,
+        formats=formats or FORMATS,
+        speed="draft" if draft else "exact",
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _numbers(text: str, count: int) -> tuple[int, ...]:
+    """The shots' numbers in "2,5". Raises UserError for what is none of 1 to `count`."""
+    from cdvideo.errors import UserError
+
+    try:
+        numbers = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise UserError(f"--only {text}: these are no shots", remedy="write their numbers, such as --only 2,5") from None
+    if strangers := [number for number in numbers if not 1 <= number <= count]:
+        raise UserError(f"there is no shot {strangers[0]}", remedy=f"choose --only from 1 to {count}")
+    return numbers
 
 
 def _say(notes: Sequence[str]) -> None:

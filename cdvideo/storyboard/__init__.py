@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cdvideo.storyboard.checking import check, read_storyboard
-    from cdvideo.storyboard.film import Film, render, slug
+    from cdvideo.storyboard.film import Film, render
     from cdvideo.storyboard.planning import FilmPlan, PlannedShot, plan_film
     from cdvideo.storyboard.script import Storyboard
+    from cdvideo.storyboard.shots import slug
 
 __all__ = ["Film", "FilmPlan", "PlannedShot", "Storyboard", "check", "plan_film", "read_storyboard", "render", "slug"]
 
@@ -24,7 +25,7 @@ _HOMES = {
     "plan_film": "planning",
     "read_storyboard": "checking",
     "render": "film",
-    "slug": "film",
+    "slug": "shots",
 }
 
 

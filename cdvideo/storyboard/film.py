@@ -1,115 +1,275 @@
-"""Rendering a storyboard: shot by shot, then one film. A shot that is already rendered with the same settings is not rendered again."""
+"""Rendering a storyboard: its shots, then one film with transitions, cards, captions and sound, and a page about it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import groupby
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cdvideo import animate, base, motion, video
-from cdvideo.concept import Concept
-from cdvideo.errors import UserError
-from cdvideo.storyboard.planning import FilmPlan, PlannedShot, plan_film
+import numpy as np
+from numpy.typing import NDArray
+
+from cdvideo import video
+from cdvideo.files import replace_files
+from cdvideo.storyboard.cards import INK, PAPER, Typeface, captioned, still, title_card, typeface_for
+from cdvideo.storyboard.page import FilmOnPage, ShotOnPage, TakeOnPage, film_page
+from cdvideo.storyboard.planning import FilmPlan, PlannedCard, plan_film
 from cdvideo.storyboard.script import Storyboard
+from cdvideo.storyboard.shots import OnTake, RenderedShot, Stage, Take, slug
+from cdvideo.storyboard.subtitles import caption_cues
+from cdvideo.storyboard.timing import Placement, timeline
+from cdvideo.storyboard.transitions import film_frames
+from cdvideo.video.sheet import evenly_picked
+
+FORMATS = ("mp4", "gif", "webm")
+SHEET_COLUMNS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Film:
-    """Where a rendered film lies."""
+    """Where a rendered film lies: `files` by suffix, the contact sheet, the page. All three are empty while shots of it are missing."""
 
-    mp4: Path
-    gif: Path
-    sheet: Path
-    shots: list[Path]
+    folder: Path
+    shots: Sequence[RenderedShot]
+    missing: Sequence[int]
     num_rendered: int
-
-
-OnShot = Callable[[int, int, PlannedShot, bool], animate.OnStep | None]
-"""(number from 1, of how many, the shot, whether it lay there already) -> what to call after each denoising step."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    sheet: Path | None = None
+    page: Path | None = None
 
 
 def render(
-    storyboard: Storyboard, source: Path, out: Path, *, device: str = "auto", dtype: str = "auto", on_shot: OnShot | None = None
+    storyboard: Storyboard,
+    source: Path,
+    out: Path,
+    *,
+    only: Collection[int] = (),
+    formats: Sequence[str] = FORMATS,
+    speed: str = "exact",
+    device: str = "auto",
+    dtype: str = "auto",
+    on_take: OnTake | None = None,
 ) -> Film:
-    """The film of a storyboard read from `source`, written into the folder `out` as one MP4, one GIF, a contact sheet and its shots."""
+    """The film of a storyboard read from `source`, in the folder `out`: shots that lie there already are not rendered again.
+
+    With `only`, of the shots that are not there those of these numbers (from 1) alone are rendered, with what they continue; the film is
+    put together once none is missing. Raises UserError before anything is rendered for what can be known by then.
+    """
     plan = plan_film(storyboard, source)
-    _require_renderable(plan)
-    name = slug(plan.title)
-    files = {suffix: out / f"{name}.{suffix}" for suffix in ("mp4", "gif")}
-    shots_folder = out / "shots"
-    for path in (*files.values(), shots_folder):
+    look = _Look.of(plan)
+    paths = {suffix: out / f"{slug(plan.title)}.{suffix}" for suffix in formats}
+    for path in (*paths.values(), out / "shots"):
         video.check_destination(path, fps=plan.fps)
+    if look.sound:
+        video.check_sound(look.sound, plan.seconds)
+    wanted = _with_what_they_continue(plan, only)
+    rendered: list[RenderedShot] = []
+    missing: list[int] = []
+    with Stage(plan, out / "shots", device=device, dtype=dtype, speed=speed) as stage:
+        before: Take | None = None
+        for shot in plan.shots:
+            found = stage.render(shot, before, on_take) if shot.number in wanted else None
+            if found is None and not (shot.continues and before is None):
+                found = stage.find(shot, before)
+            before = found.kept if found else None
+            if found:
+                rendered.append(found)
+            else:
+                missing.append(shot.number)
+    if missing:
+        return Film(folder=out, shots=rendered, missing=missing, num_rendered=stage.num_rendered)
+    return _put_together(plan, look, rendered, source, out, paths, stage.num_rendered)
 
-    loaded = base.load(plan.base, device=device, dtype=dtype)
-    concepts = {path: Concept.load(path) for shot in plan.shots for path in shot.concepts}
-    module = motion.load_motion(
-        plan.motion or loaded.preset.default_motion, base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device
+
+def _with_what_they_continue(plan: FilmPlan, only: Collection[int]) -> set[int]:
+    """The numbers of the shots to render: all where `only` is empty, else those and every shot whose last frame one of them begins with."""
+    wanted = set(only) or {shot.number for shot in plan.shots}
+    for shot in reversed(plan.shots):
+        if shot.number in wanted and shot.continues:
+            wanted.add(shot.number - 1)
+    return wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What of a film is no shot: where everything lies, what is written into it, and how it sounds."""
+
+    plan: FilmPlan
+    places: Sequence[Placement]
+    burnt: Sequence[video.Cue]
+    track: Sequence[video.Cue]
+    typeface: Typeface
+
+    @classmethod
+    def of(cls, plan: FilmPlan) -> _Look:
+        """Raises UserError for letters that no font has."""
+        places = timeline([length for length, _ in plan.parts], [transition for _, transition in plan.parts])
+        before, after = [None] * bool(plan.title_card), [None] * bool(plan.end_card)
+
+        def cues(*, burn: bool) -> list[video.Cue]:
+            own = [shot.caption.text if shot.caption and shot.caption.burn == burn else None for shot in plan.shots]
+            return caption_cues(places, [*before, *own, *after])
+
+        burnt = cues(burn=True)
+        cards = [text for card in (plan.title_card, plan.end_card) if card for text in (card.text, card.subtitle)]
+        return cls(
+            plan=plan,
+            places=places,
+            burnt=burnt,
+            track=cues(burn=False),
+            typeface=typeface_for([*cards, *(cue.text for cue in burnt)]),
+        )
+
+    @property
+    def num_frames(self) -> int:
+        return self.places[-1].end
+
+    @property
+    def shot_places(self) -> Sequence[Placement]:
+        start = 1 if self.plan.title_card else 0
+        return self.places[start : start + len(self.plan.shots)]
+
+    @property
+    def sound(self) -> video.Sound | None:
+        audio = self.plan.audio
+        if audio is None:
+            return None
+        return video.Sound(path=audio.path, offset=audio.offset, gain=audio.gain, fade_in=audio.fade_in, fade_out=audio.fade_out)
+
+    def frames(self, shots: Sequence[RenderedShot], cues: Sequence[video.Cue]) -> Iterator[NDArray[np.uint8]]:
+        """The film's frames, read shot by shot."""
+        joined = film_frames(self._clips(shots), [transition for _, transition in self.plan.parts])
+        return captioned(joined, cues, typeface=self.typeface)
+
+    def _clips(self, shots: Sequence[RenderedShot]) -> Iterator[NDArray[np.uint8]]:
+        first = shots[0].kept.clip()
+        if self.plan.title_card:
+            yield self._card(self.plan.title_card, first.width, first.height)
+        for shot in shots:
+            yield shot.kept.clip().frames
+        if self.plan.end_card:
+            yield self._card(self.plan.end_card, first.width, first.height)
+
+    def _card(self, card: PlannedCard, width: int, height: int) -> NDArray[np.uint8]:
+        frame = title_card(
+            card.text,
+            width=width,
+            height=height,
+            subtitle=card.subtitle,
+            typeface=self.typeface,
+            ink=card.colour or INK,
+            paper=card.background or PAPER,
+        )
+        return still(frame, card.num_frames)
+
+
+def _put_together(
+    plan: FilmPlan, look: _Look, shots: Sequence[RenderedShot], source: Path, out: Path, paths: Mapping[str, Path], num_rendered: int
+) -> Film:
+    records = [shot.kept.clip().record for shot in shots]
+    record = {"kind": "film", "title": plan.title, "fps": plan.fps, "shots": records}
+    # A GIF has no subtitle track, so all of its captions are drawn.
+    every_cue = sorted([*look.burnt, *look.track], key=lambda cue: cue.start)
+    for suffix, path in paths.items():
+        has_tracks = suffix in ("mp4", "webm")
+        drawn = look.burnt if has_tracks else every_cue
+        video.write_frames(
+            lambda drawn=drawn: look.frames(shots, drawn),  # type: ignore[misc]
+            path,
+            num_frames=look.num_frames,
+            fps=plan.fps,
+            record=record,
+            sound=look.sound if has_tracks else None,
+            cues=look.track if has_tracks else (),
+        )
+    name = slug(plan.title)
+    files = dict(paths)
+    if every_cue:
+        files["srt"] = out / f"{name}.srt"
+        replace_files(files["srt"], [(files["srt"], video.to_srt(every_cue, plan.fps).encode())])
+    sheet, page = out / f"{name}-sheet.png", out / "index.html"
+    rows = [_picked(shot.kept.clip().frames) for shot in shots]
+    video.contact_sheet(rows, columns=SHEET_COLUMNS, labels=[f"{shot.shot.number}. {shot.shot.prompt}" for shot in shots]).save(sheet)
+    described = _on_page(plan, look, shots, records, files | {"contact sheet": sheet}, source, out)
+    replace_files(page, [(page, film_page(described, out).encode())])
+    return Film(folder=out, shots=shots, missing=(), num_rendered=num_rendered, files=files, sheet=sheet, page=page)
+
+
+def _picked(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return frames[evenly_picked(len(frames), SHEET_COLUMNS)]
+
+
+def _middle(take: Take) -> NDArray[np.uint8]:
+    frames = take.clip().frames
+    return frames[len(frames) // 2]
+
+
+def _on_page(
+    plan: FilmPlan,
+    look: _Look,
+    shots: Sequence[RenderedShot],
+    records: Sequence[dict[str, Any]],
+    files: Mapping[str, Path],
+    source: Path,
+    out: Path,
+) -> FilmOnPage:
+    shown = [
+        ShotOnPage(
+            number=shot.shot.number,
+            prompt=shot.shot.prompt,
+            start=place.rules_from,
+            end=place.rules_until,
+            num_frames=shot.shot.num_frames,
+            clip=shot.kept.mp4,
+            seed=shot.kept.seed,
+            command=_command(shot, record, source, out),
+            record=record,
+            poster=_middle(shot.kept),
+            camera=", ".join(shot.shot.cameras),
+            transition=f"{shot.shot.transition.kind} of {shot.shot.transition.num_frames} frames"
+            if shot.shot.transition.num_frames
+            else "",
+            caption=shot.shot.caption.text if shot.shot.caption else "",
+            starring=", ".join(name for star in shot.shot.starring for name in star.names),
+            scores=shot.kept.scores,
+            take=shot.kept.number if len(shot.takes) > 1 else None,
+            other_takes=[
+                TakeOnPage(number=take.number, seed=take.seed, clip=take.mp4, poster=_middle(take), scores=take.scores)
+                for take in shot.takes
+                if take is not shot.kept
+            ],
+        )
+        for shot, place, record in zip(shots, look.shot_places, records, strict=True)
+    ]
+    height, width = shown[0].poster.shape[:2] if shown[0].poster is not None else (1, 1)
+    first = records[0]
+    facts = {
+        "base": str(first["base"]),
+        "motion module": str(first["motion"]),
+        "concepts": ", ".join(dict.fromkeys(str(path) for shot in plan.shots for path in shot.concepts)),
+        "palette": plan.palette or "",
+        "made with": ", ".join(f"{name} {version}" for name, version in first["versions"].items()),
+    }
+    return FilmOnPage(
+        title=plan.title,
+        videos=[files[suffix] for suffix in ("mp4", "webm") if suffix in files],
+        width=width,
+        height=height,
+        num_frames=look.num_frames,
+        fps=plan.fps,
+        shots=shown,
+        poster=shown[0].poster,
+        downloads={"WebM" if name == "webm" else name.upper() if len(name) == 3 else name: path for name, path in files.items()},
+        cues=look.track,
+        facts={name: text for name, text in facts.items() if text},
     )
-    origin = {"base": loaded.fingerprint, "motion": module.fingerprint, "dtype": str(loaded.dtype)}
-    clips, paths, num_rendered = [], [], 0
-    for starring, together in groupby(plan.shots, key=lambda shot: [(star.concept, star.strengths[0]) for star in shot.starring]):
-        company = [(concepts[path], strength) for path, strength in starring]
-        digests = [(concept.digest, strength) for concept, strength in company]
-        with animate.Studio(loaded, company, module) as studio:
-            for shot in together:
-                settings = shot_settings(shot)
-                cameras = studio.camera_moves(shot.cameras)
-                decisive = [settings, animate.describe_cameras(cameras), digests, origin, base.versions()]
-                key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
-                path = shots_folder / f"{shot.number:02d}-{slug(shot.prompt)[:40]}-{key}"
-                done = path.is_dir()
-                on_step = on_shot(shot.number, len(plan.shots), shot, done) if on_shot else None
-                if done:
-                    clip = video.read(path)
-                else:
-                    clip = studio.clip(**settings, cameras=cameras, on_step=on_step)
-                    video.write(clip, path)
-                    num_rendered += 1
-                clips.append(clip)
-                paths.append(path)
-    record = {"kind": "film", "title": plan.title, "shots": [clip.record for clip in clips]}
-    film = video.concatenate(clips, record)
-    for path in files.values():
-        video.write(film, path)
-    sheet = out / f"{name}-sheet.png"
-    video.contact_sheet(clips, columns=6, labels=[shot.prompt for shot in plan.shots]).save(sheet)
-    return Film(mp4=files["mp4"], gif=files["gif"], sheet=sheet, shots=paths, num_rendered=num_rendered)
 
 
-def shot_settings(shot: PlannedShot) -> dict[str, Any]:
-    """What `Studio.clip` is called with for a shot."""
-    return {
-        "prompt": shot.prompts[0],
-        "num_frames": shot.num_frames,
-        "fps": shot.fps,
-        "size": shot.size,
-        "num_inference_steps": shot.num_inference_steps,
-        "guidance_scale": shot.guidance_scale,
-        "negative": shot.negative,
-        "seed": shot.seed,
-    }
-
-
-def _require_renderable(plan: FilmPlan) -> None:
-    """Raises UserError for what a storyboard may say and this renderer does not do."""
-    asked = {
-        "several prompts in a shot": any(list(shot.prompts) != [0] for shot in plan.shots),
-        "strengths that change": any(list(star.strengths) != [0] for shot in plan.shots for star in shot.starring),
-        "transitions": any(transition.num_frames for _, transition in plan.parts),
-        "captions": any(shot.caption for shot in plan.shots),
-        "start pictures": any(shot.start or shot.continues for shot in plan.shots),
-        "takes": any(shot.takes > 1 for shot in plan.shots),
-        "cards": bool(plan.title_card or plan.end_card),
-        "audio": plan.audio is not None,
-    }
-    if missing := [what for what, wanted in asked.items() if wanted]:
-        raise UserError(f"{', '.join(missing)} cannot be rendered yet", remedy="leave them out of the storyboard")
-
-
-def slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "film"
+def _command(shot: RenderedShot, record: Mapping[str, Any], source: Path, out: Path) -> str:
+    """What makes the shot again: from its own record, or, where it began with a frame that is in no file, from the storyboard."""
+    start = record.get("init")
+    if start and not start["file"]:
+        return f"cdvideo storyboard render {shlex.quote(str(source))} --only {shot.shot.number} --out {shlex.quote(str(out))}"
+    return f"cdvideo animate --replay {shlex.quote(str(shot.kept.mp4))}"

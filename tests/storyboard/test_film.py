@@ -1,0 +1,200 @@
+"""Whole films on the pocket base, small and of few steps; what is in them is found by decoding the files."""
+
+import math
+import random
+import struct
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cdvideo import video
+from cdvideo.cli import main
+from cdvideo.errors import UserError
+from cdvideo.storyboard import plan_film, read_storyboard, render
+from cdvideo.storyboard.cards import PAPER
+from cdvideo.storyboard.shots import Stage, Take
+from cdvideo.storyboard.timing import timeline
+from tests.train import children
+
+HEAD = "title: Small\ndefaults: {frames: 6, steps: 1, size: 64x64, fps: 8}\n"
+TWO = HEAD + "shots:\n  - prompt: a bear on the beach\n  - {prompt: a bear in the snow, seed: 3}\n"
+
+
+class Counter:
+    """Counts the denoising steps, and notes which takes were asked for and which of them lay there."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.takes: list[tuple[int, int, bool]] = []
+
+    def __call__(self, shot, take, done):
+        self.takes.append((shot.number, take, done))
+        return self._step
+
+    def _step(self, step, steps):
+        self.steps += 1
+
+
+def film_of(folder: Path, text: str, **settings):
+    """The film of a storyboard with this text, and the steps that it took."""
+    file = folder / "film.yaml"
+    file.write_text(text)
+    counter = Counter()
+    film = render(read_storyboard(file), file, folder / "film", on_take=counter, **{"formats": ("mp4",), "device": "cpu", **settings})
+    return film, counter
+
+
+def frames_of(film) -> list[np.ndarray]:
+    return [shot.kept.clip().frames for shot in film.shots]
+
+
+def write_tone(path: Path, seconds: float) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(b"".join(struct.pack("<h", int(9000 * math.sin(index / 3))) for index in range(int(8000 * seconds))))
+    return path
+
+
+def test_a_film_is_what_its_storyboard_says(tmp_path):
+    text = HEAD + (
+        "title_card: {seconds: 0.5}\nend_card: {seconds: 0.25, transition: cut}\n"
+        "shots:\n"
+        "  - {prompt: a bear on the beach, caption: Once}\n"
+        "  - {prompt: a bear in the snow, seed: 3, transition: {kind: crossfade, seconds: 0.25}, caption: {text: It snowed, burn: true}}\n"
+    )
+    film, _ = film_of(tmp_path, text, formats=("mp4", "webm", "gif"))
+    plan = plan_film(read_storyboard(tmp_path / "film.yaml"), tmp_path / "film.yaml")
+    places = timeline([length for length, _ in plan.parts], [transition for _, transition in plan.parts])
+    assert [place.start for place in places] == [0, 4, 8, 14] and places[-1].end == 16
+
+    first, second = frames_of(film)
+    for suffix in ("mp4", "webm", "gif"):
+        seen = video.read(film.files[suffix]).frames
+        assert len(seen) == 16
+        for card in (seen[:4], seen[14:]):
+            assert np.abs(card[:, 2, 2].astype(int) - PAPER).max() < 12, "a card's corner is paper"
+        tolerance = 30 if suffix == "gif" else 12
+        if suffix != "gif":
+            assert np.abs(seen[4:8].astype(int) - first[:4]).mean() < tolerance
+        assert np.abs(seen[10:14, :40].astype(int) - second[2:, :40]).mean() < tolerance, "above its caption"
+        assert np.abs(seen[10:14, 50:].astype(int) - second[2:, 50:]).max() > 60, "burnt in"
+    described = video.describe(film.files["mp4"])
+    assert described["fps"] == 8
+    srt = film.files["srt"].read_text()
+    assert "00:00:00,500 --> 00:00:01,125\nOnce" in srt and "00:00:01,125 --> 00:00:01,750\nIt snowed" in srt
+    assert film.page.read_text().count("<video") >= 1 and film.sheet.exists()
+    record = video.read_record(film.files["mp4"])
+    assert [shot["prompt"] for shot in record["shots"]] == ["a bear on the beach", "a bear in the snow"]
+
+
+def test_nothing_is_rendered_twice(tmp_path):
+    film, counter = film_of(tmp_path, TWO)
+    assert (film.num_rendered, counter.steps) == (2, 2)
+    before = frames_of(film)
+
+    sound = write_tone(tmp_path / "tone.wav", 3)
+    changed = TWO.replace("fps: 8", "fps: 12, guidance: 6.0").replace("seed: 3", "seed: 3, caption: Snow, transition: dip-to-black")
+    changed += f"title_card: {{}}\naudio: {sound.name}\n"
+    film, counter = film_of(tmp_path, changed, formats=("mp4", "gif"))
+    assert (film.num_rendered, counter.steps) == (0, 0), "no picture changed, and a default that is said aloud is the same setting"
+    assert all(np.array_equal(old, new) for old, new in zip(before, frames_of(film), strict=True))
+    assert {shot.kept.clip().fps for shot in film.shots} == {12.0} and video.read(film.shots[0].kept.mp4).fps == 12
+
+    film, counter = film_of(tmp_path, TWO.replace("seed: 3", "seed: 4"))
+    assert film.num_rendered == 1 and counter.takes == [(1, 1, True), (2, 1, False)]
+    assert film_of(tmp_path, TWO)[0].num_rendered == 0, "going back finds the shot of before"
+
+
+def test_only_some_shots(tmp_path):
+    film, counter = film_of(tmp_path, TWO, only=[2])
+    assert counter.takes == [(2, 1, False)] and film.missing == [1]
+    assert not film.files and film.page is None and not list((tmp_path / "film").glob("*.mp4"))
+    film, counter = film_of(tmp_path, TWO, only=[1])
+    assert counter.takes == [(1, 1, False)] and not film.missing and film.files["mp4"].exists()
+
+
+def test_a_shot_continues_from_the_one_before(tmp_path):
+    text = TWO.replace("steps: 1", "steps: 2").replace("seed: 3", "seed: 3, continue: true")
+    film, _ = film_of(tmp_path, text, only=[2])
+    assert film.num_rendered == 2 and not film.missing, "the shot that it continues is needed too"
+    from cdvideo.animate.starting import start_from
+
+    last = video.Clip(frames=frames_of(film)[0][-1:], fps=8, record={})
+    assert film.shots[1].kept.clip().record["init"]["digest"] == start_from(last, None, size=(64, 64), num_frames=6).digest
+    alone, _ = film_of(tmp_path, TWO.replace("steps: 1", "steps: 2"))
+    assert not np.array_equal(frames_of(film)[1], frames_of(alone)[1])
+    film, counter = film_of(tmp_path, text.replace("beach", "beach\n    seed: 9"))
+    assert [done for _, _, done in counter.takes] == [False, False], "another last frame makes another shot"
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", 2), ("3", 3)])
+def test_the_best_take_is_kept_or_the_one_that_is_asked_for(tmp_path, monkeypatch, keep, kept):
+    judged = []
+
+    class Judge:
+        def alignment(self, frames, texts):
+            judged.append(texts)
+            return [0.2, 0.9, 0.4][len(judged) - 1]
+
+    monkeypatch.setattr(Stage, "clip_model", Judge())
+    film, counter = film_of(tmp_path, HEAD + f"shots:\n  - {{prompt: a bear on the beach, seed: 5, takes: 3, keep: {keep}}}\n")
+    assert counter.takes == [(1, 1, False), (1, 2, False), (1, 3, False)]
+    (shot,) = film.shots
+    assert [take.seed for take in shot.takes] == [5, 6, 7] and [take.clip().record["seed"] for take in shot.takes] == [5, 6, 7]
+    assert (shot.kept.number, shot.kept.scores["text"]) == (kept, [0.2, 0.9, 0.4][kept - 1])
+    assert judged[0] == ["a bear on the beach"] * 4
+    page = film.page.read_text()
+    assert all(take.mp4.name in page for take in shot.takes)
+
+
+def test_nothing_is_rendered_of_what_cannot_be_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr("cdvideo.base.load", lambda *_, **__: pytest.fail("the base was loaded"))
+    for wrong in ("audio: none.wav\n", "title_card: \N{SNOWMAN} \U000fffff\n"):
+        with pytest.raises(UserError):
+            film_of(tmp_path, TWO + wrong)
+    assert not (tmp_path / "film").exists()
+
+
+def test_the_command_line_says_what_waits_and_refuses_shots_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("film.yaml").write_text(TWO)
+    refused = CliRunner().invoke(main, ["storyboard", "render", "film.yaml", "--only", "1,3"])
+    assert refused.exit_code == 2 and "there is no shot 3" in refused.output and "1 to 2" in refused.output
+    result = CliRunner().invoke(main, ["storyboard", "render", "film.yaml", "--only", "2", "--draft", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert "waits for shot 1" in result.output and list(Path("films/small/draft/shots").glob("02-*"))
+
+
+def test_killed_at_any_moment_a_film_goes_on_and_ends_the_same(tmp_path):
+    text = TWO.replace("steps: 1", "steps: 3") + "  - {prompt: a cat at night, seed: 1, takes: 2}\n"
+    whole, _ = film_of(tmp_path, text, dtype="fp32")
+    arguments = [
+        "storyboard",
+        "render",
+        str(tmp_path / "film.yaml"),
+        "--out",
+        str(tmp_path / "parts"),
+        "--format",
+        "mp4",
+        "--device",
+        "cpu",
+    ]
+    draw = random.Random(4)
+    for attempt in range(4):
+        process = children.command_line([*arguments, "--dtype", "fp32"], tmp_path / f"log{attempt}", {"OMP_NUM_THREADS": "1"})
+        process.join(draw.uniform(1.5, 4))
+        process.kill()
+        process.join()
+    process = children.command_line([*arguments, "--dtype", "fp32"], tmp_path / "log", {"OMP_NUM_THREADS": "1"})
+    process.join(120)
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
+    for shot in whole.shots:
+        for take in shot.takes:
+            other = Take(number=take.number, seed=take.seed, folder=tmp_path / "parts/shots" / take.folder.name, fps=8, scores={})
+            assert np.array_equal(take.clip().frames, other.clip().frames)
+    again = tmp_path / "parts" / whole.files["mp4"].name
+    assert np.array_equal(video.read(whole.files["mp4"]).frames, video.read(again).frames)
+    assert not list((tmp_path / "parts").rglob("*.partial"))

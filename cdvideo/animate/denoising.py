@@ -83,7 +83,7 @@ def _predictor(unet: Any, num_frames: int | None, *, window: int, loop: bool, sp
     plain = noise_predictor(unet)
     if num_frames is None:
         return plain
-    predict = FeatureReuse(unet, plain, every=speed.reuse_every) if speed.reuse_every > 1 else plain
+    predict = FeatureReuse(unet, plain, every=speed.reuse_every, steady=not loop) if speed.reuse_every > 1 else plain
     return windowed(predict, window=window, loop=loop, moved_every=speed.reuse_every)
 
 

@@ -61,7 +61,7 @@ from cdvideo.cli.options import check_replay, choose_concepts, offline_option, s
     type=click.Choice(["exact", "fast", "draft"]),
     default="exact",
     show_default=True,
-    help="fast: deep features at every 2nd step, guidance in the first 60 % of steps. draft: at every 3rd, and 10 steps.",
+    help="fast: the UNet's deep features at every 2nd step. draft: 10 steps, deep features at every 3rd, guidance in the first 60 %.",
 )
 @click.option(
     "--interpolate",

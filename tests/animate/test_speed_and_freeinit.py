@@ -57,15 +57,15 @@ def test_features_of_now_are_the_whole_unet(pocket, pocket_motion):
 
 
 def test_the_unet_runs_at_every_nth_step_for_each_window(pocket, pocket_motion, monkeypatch):
-    calls = []
+    calls, speed = [], Speed(name="own", reuse_every=2, guided_share=0.6)
     with Studio(pocket, [], pocket_motion) as studio:
         forward = studio._motion_unet.forward
         monkeypatch.setattr(
             studio._motion_unet, "forward", lambda sample, *args, **kwargs: calls.append(len(sample)) or forward(sample, *args, **kwargs)
         )
-        clip = studio.clip("a bear", num_frames=18, size=SIZE, num_inference_steps=5, speed="fast", guidance_scale=5)
+        clip = studio.clip("a bear", num_frames=18, size=SIZE, num_inference_steps=5, speed=speed, guidance_scale=5)
     assert calls == [2, 2, 2, 2, 1, 1], "two windows at steps 1, 3 and 5, guided in the first three of five"
-    assert clip.record["speed"] == {"name": "fast", "reuse_every": 2, "guided_share": 0.6, "num_inference_steps": None}
+    assert clip.record["speed"] == {"name": "own", "reuse_every": 2, "guided_share": 0.6, "num_inference_steps": None}
 
 
 def test_speeds_that_give_up_nothing_are_exact(pocket, pocket_motion):
@@ -100,3 +100,23 @@ def test_predictions_are_finished_latents(pocket, pocket_motion, monkeypatch):
         )  # fmt: skip
     assert [(done, total) for done, total, _ in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert (seen[-1][2][0].transpose(0, 1) - latents).abs().max() < 0.2
+
+
+def test_features_are_drawn_on_in_a_straight_line():
+    """Computed at steps 0 and 3 as 1 and 7, they are 1 until step 3, and 9 and 11 at steps 4 and 5."""
+    reuse = FeatureReuse(None, None, every=3)
+    reuse._remember(0, torch.tensor([[1.0]]))
+    assert reuse._drawn_on(0, 2 / 3) == 1
+    reuse._remember(0, torch.tensor([[7.0]]))
+    assert [float(reuse._drawn_on(0, share)) for share in (1 / 3, 2 / 3)] == pytest.approx([9, 11])
+    moving = FeatureReuse(None, None, every=3, steady=False)
+    for value in (1.0, 7.0):
+        moving._remember(0, torch.tensor([[value]]))
+    assert moving._drawn_on(0, 1 / 3) == 7, "a loop's windows move"
+
+
+def test_the_second_half_goes_on_when_guidance_ends():
+    reuse = FeatureReuse(None, None, every=2)
+    reuse._remember(0, torch.tensor([[1.0], [2.0]]))
+    reuse._remember(0, torch.tensor([[4.0]]))
+    assert reuse._drawn_on(0, 0.5) == 5

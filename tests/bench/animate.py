@@ -1,0 +1,209 @@
+"""How fast `cdvideo animate` is, and how much memory it takes, into out/bench/animate.json.
+
+`--part render`: seconds of a 16-frame clip on the pocket base, of diffusers' AnimateDiffPipeline in fp32 and of `Studio.clip` exact, in
+bf16 and at `--speed fast`, in turns. `--part length`: peak memory and time a frame of 512 frames against 16, each in a process of its own.
+`--part files`: CPU seconds to write 16 frames of 512x512 as GIF and MP4. `--part assemble`: CPU seconds to join a UNet of Stable Diffusion
+1.5's size and a v2 motion module; 4 GB, and therefore only when asked for. Without `--part`, the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.bench.record import Record, conditions, table
+
+PROMPT = "a bear walking to the right on the beach"
+FRAMES, STEPS, GUIDANCE = 16, 25, 7.5
+LONG, LONG_STEPS = 512, 2
+SAME = 2
+"""How far, in levels of 255, a pixel of the exact render may differ from the pipeline's: they are the same computation, rounded."""
+GOALS = {
+    "exact_fp32_ratio": ">= 1.3",
+    "bf16_ratio": ">= 1.8",
+    "fast_ratio": ">= 2.5",
+    "fast_psnr_db": ">= 25",
+    "memory_512_over_16": "<= 1.10",
+    "frame_time_512_over_16": "<= 1.4",
+    "gif_cpu_s": "<= 0.5",
+    "mp4_cpu_s": "<= 0.3",
+    "assemble_cpu_s": "<= 0.5",
+}
+
+
+def measure_render(rounds: int) -> dict[str, Any]:
+    """Medians over `rounds` turns after one that is not counted, and the pipeline's time over each of ours."""
+    import torch
+    from diffusers import AnimateDiffPipeline, MotionAdapter
+
+    from cdvideo import base, motion
+    from cdvideo.animate import Studio
+    from cdvideo.resources import resource
+    from cdvideo.sampling import make_scheduler
+
+    def studio(dtype: str) -> Studio:
+        loaded = base.load("pocket", device="cpu", dtype=dtype)
+        module = motion.load_motion(loaded.preset.default_motion, base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device)
+        return Studio(loaded, [], module, motion_norm="diffusers")
+
+    exact, small = studio("fp32"), studio("bf16")
+    peer = base.load("pocket", device="cpu", dtype="fp32")
+    pipeline = AnimateDiffPipeline(
+        vae=peer.vae,
+        text_encoder=peer.text_encoder,
+        tokenizer=peer.tokenizer,
+        unet=peer.unet,
+        motion_adapter=MotionAdapter.from_pretrained(resource("motion_modules", "pocket")).float(),
+        scheduler=make_scheduler("animatediff", STEPS),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    side = exact.base.preset.native_size
+
+    def theirs() -> Any:
+        generator = torch.Generator().manual_seed(0)
+        sampling = {"num_frames": FRAMES, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "generator": generator}
+        frames = pipeline(PROMPT, negative_prompt="", height=side, width=side, output_type="np", **sampling).frames[0]
+        return np.rint(np.asarray(frames) * 255).astype(np.uint8)
+
+    def ours(own: Studio, speed: str = "exact") -> Callable[[], Any]:
+        sampling = {"num_frames": FRAMES, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+        return lambda: own.clip(PROMPT, negative="", seed=0, speed=speed, **sampling).frames
+
+    runs = {"pipeline": theirs, "exact": ours(exact), "bf16": ours(small), "fast": ours(exact, "fast")}
+    wall: dict[str, list[float]] = {name: [] for name in runs}
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
+    frames = {}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            started, used = time.perf_counter(), time.process_time()
+            frames[name] = run()
+            if turn:
+                wall[name].append(time.perf_counter() - started)
+                cpu[name].append(time.process_time() - used)
+    gap = int(np.abs(frames["exact"].astype(int) - frames["pipeline"]).max())
+    if gap > SAME:
+        raise SystemExit(f"the exact render is not the pipeline's: a pixel differs by {gap} of 255")
+    seconds = {name: statistics.median(values) for name, values in wall.items()}
+    return {
+        "exact_fp32_ratio": round(seconds["pipeline"] / seconds["exact"], 3),
+        "bf16_ratio": round(seconds["pipeline"] / seconds["bf16"], 3),
+        "fast_ratio": round(seconds["pipeline"] / seconds["fast"], 3),
+        "fast_psnr_db": round(psnr(frames["fast"], frames["exact"]), 2),
+        "bf16_psnr_db": round(psnr(frames["bf16"], frames["exact"]), 2),
+        "render": {
+            "rounds": rounds,
+            "largest_gap": gap,
+            **{name: {"wall_s": round(seconds[name], 3), "cpu_s": round(statistics.median(cpu[name]), 3)} for name in runs},
+        },
+    }
+
+
+def psnr(frames: Any, reference: Any) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 frames."""
+    error = np.mean((frames.astype(np.float64) - reference) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def measure_length() -> dict[str, Any]:
+    script = [sys.executable, "-m", "tests.bench.animate", "--render-once"]
+    found = {}
+    for count in (FRAMES, LONG):
+        said = subprocess.run([*script, str(count)], check=True, stdout=subprocess.PIPE, text=True).stdout
+        found[count] = json.loads(said.splitlines()[-1])
+    short, long = found[FRAMES], found[LONG]
+    return {
+        "memory_512_over_16": round(long["peak_bytes"] / short["peak_bytes"], 3),
+        "frame_time_512_over_16": round(long["frame_s"] / short["frame_s"], 3),
+        "length": {str(count): values for count, values in found.items()},
+    }
+
+
+def render_once(num_frames: int) -> None:
+    """Renders a clip of so many frames to an MP4, twice, and prints the process's peak memory and the second time's seconds a frame."""
+    from cdvideo import Animator
+    from tests.bench.sd15_training import peak_bytes
+
+    animator = Animator("pocket", device="cpu", dtype="fp32")
+    with tempfile.TemporaryDirectory() as scratch:
+        animator.animate(PROMPT, num_frames=FRAMES, num_inference_steps=1).save(f"{scratch}/warm.mp4")
+        started = time.perf_counter()
+        animator.animate(PROMPT, num_frames=num_frames, num_inference_steps=LONG_STEPS).save(f"{scratch}/clip.mp4")
+        seconds = time.perf_counter() - started
+    print(json.dumps({"peak_bytes": peak_bytes(), "frame_s": seconds / num_frames}))
+
+
+def measure_files(rounds: int) -> dict[str, Any]:
+    from cdvideo.video import Clip, write
+    from tests.video.scenes import moving_scene
+
+    clip = Clip(frames=moving_scene(FRAMES, 512, 512), fps=8, record={})
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for suffix in ("gif", "mp4"):
+            seconds = []
+            for _ in range(rounds + 1):
+                used = time.process_time()
+                write(clip, Path(scratch) / f"clip.{suffix}")
+                seconds.append(time.process_time() - used)
+            found[f"{suffix}_cpu_s"] = round(statistics.median(seconds[1:]), 3)
+    return found
+
+
+def measure_assemble(rounds: int) -> dict[str, Any]:
+    import torch
+    from diffusers import MotionAdapter, UNet2DConditionModel
+
+    from cdvideo.base.single_file import SD15_FOLDER
+    from cdvideo.base.weights import read_json
+    from cdvideo.motion import MotionModule, attach
+    from tests.base.test_sd15_full_size import filled
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(read_json(SD15_FOLDER / "unet" / "config.json"))
+        adapter = MotionAdapter(use_motion_mid_block=True, motion_max_seq_length=32)
+    whole, module = filled(unet, 1).eval(), MotionModule.from_adapter(filled(adapter, 2), source="random weights")
+    seconds = []
+    for _ in range(rounds + 1):
+        used = time.process_time()
+        attach(whole, module)
+        seconds.append(time.process_time() - used)
+    return {"assemble_cpu_s": round(statistics.median(seconds[1:]), 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.animate", description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--part", action="append", choices=["render", "length", "files", "assemble"], help="all but assemble unless given")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--render-once", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.render_once:
+        render_once(given.render_once)
+        return
+    parts = given.part or ["files", "render", "length"]
+    record = Record("animate")
+    record.put(conditions=conditions())
+    if "files" in parts:
+        record.put(**measure_files(given.rounds))
+    if "assemble" in parts:
+        record.put(**measure_assemble(given.rounds))
+    if "render" in parts:
+        record.put(**measure_render(given.rounds))
+    if "length" in parts:
+        record.put(**measure_length())
+    rows = [(name, f"{record.values[name]:.2f}", goal) for name, goal in GOALS.items() if name in record.values]
+    print(table(rows))
+    print(f"all of it: {record.path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -55,13 +55,7 @@ class Animator:
         if self._studio is None:
             name = self._base or (self._concepts[0][0].header.base if self._concepts else "pocket")
             loaded = base.load(name, **self._loading)
-            module = motion.load_motion(
-                self._motion or loaded.preset.default_motion,
-                base_unet=loaded.unet,
-                dtype=loaded.dtype,
-                device=loaded.device,
-                offline=self._loading["offline"],
-            )
+            module = motion.motion_for(loaded, self._motion, offline=self._loading["offline"])
             self._studio = Studio(loaded, self._concepts, module, motion_norm=self._motion_norm)
         return self._studio
 

@@ -54,7 +54,7 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
     if record["kind"] == "still":
         with Studio(loaded, concepts, joining=record["joining"]) as studio:
             return studio.still(record["prompt"], **settings, on_step=on_step)
-    module = motion.load_motion(record["motion"], base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device, offline=offline)
+    module = motion.motion_for(loaded, record["motion"], offline=offline)
     _same(source, f"the motion module {record['motion']}", record["motion_fingerprint"], module.fingerprint)
     with Studio(loaded, concepts, module, motion_norm=record["motion_norm"], joining=record["joining"]) as studio:
         cameras = studio.camera_moves([f"{move['name']}:{move['strength']}" for move in record["cameras"]], offline=offline)

@@ -64,10 +64,7 @@ def open_studio(
     concepts = [(Concept.load(path), strength) for path, strength in chosen]
     name = base_name or (concepts[0][0].header.base if concepts else "pocket")
     loaded = base.load(name, device=device, dtype=dtype, offline=offline)
-    module = None
-    if with_motion:
-        source = motion_name or loaded.preset.default_motion
-        module = motion.load_motion(source, base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device, offline=offline)
+    module = motion.motion_for(loaded, motion_name, offline=offline) if with_motion else None
     if joining == "merge" and len(concepts) > 1:
         concepts = [(_merged(loaded, concepts), 1.0)]
     return Studio(loaded, concepts, module, motion_norm=motion_norm)

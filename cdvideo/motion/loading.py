@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cdvideo.base import recognise
+from cdvideo.base import Base, recognise
 from cdvideo.base.catalog import MOTIONS
 from cdvideo.base.hub import fetch
 from cdvideo.base.layout import choose, motion_requirements, weight_files
@@ -45,6 +45,15 @@ def load_motion(source: str, *, base_unet: Any, dtype: torch.dtype, device: torc
     )
     check_widths(base_unet, module)
     return module
+
+
+def motion_for(base: Base, source: str | None = None, *, offline: bool = False) -> MotionModule:
+    """The motion module of `source`, or the base's own where that is None, for the base in its precision and on its device.
+
+    Raises UserError as `load_motion` does.
+    """
+    chosen = source or base.preset.default_motion
+    return load_motion(chosen, base_unet=base.unet, dtype=base.dtype, device=base.device, offline=offline)
 
 
 def _file_in(folder: Path, half: bool) -> Path:

@@ -65,9 +65,7 @@ class Stage:
         self.folder, self.speed = folder, speed
         self.base = base.load(plan.base, device=device, dtype=dtype)
         self.concepts = {path: Concept.load(path) for shot in plan.shots for path in shot.concepts}
-        self.motion = motion.load_motion(
-            plan.motion or self.base.preset.default_motion, base_unet=self.base.unet, dtype=self.base.dtype, device=self.base.device
-        )
+        self.motion = motion.motion_for(self.base, plan.motion)
         self.num_rendered = 0
         self._studio: animate.Studio | None = None
         self._company: Any = None

@@ -53,8 +53,7 @@ def measure_render(rounds: int) -> dict[str, Any]:
 
     def studio(dtype: str) -> Studio:
         loaded = base.load("pocket", device="cpu", dtype=dtype)
-        module = motion.load_motion(loaded.preset.default_motion, base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device)
-        return Studio(loaded, [], module, motion_norm="diffusers")
+        return Studio(loaded, [], motion.motion_for(loaded), motion_norm="diffusers")
 
     exact, small = studio("fp32"), studio("bf16")
     peer = base.load("pocket", device="cpu", dtype="fp32")

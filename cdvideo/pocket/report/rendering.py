@@ -48,8 +48,7 @@ def open_studio(loaded: Base, *, moving: bool, concept: Path | None = None) -> S
     concepts = [Concept.load(concept)] if concept else []
     if not moving:
         return Studio(loaded, concepts)
-    module = motion.load_motion(loaded.preset.default_motion, base_unet=loaded.unet, dtype=loaded.dtype, device=loaded.device, offline=True)
-    return Studio(loaded, concepts, module)
+    return Studio(loaded, concepts, motion.motion_for(loaded, offline=True))
 
 
 class Renderer:

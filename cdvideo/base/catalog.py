@@ -44,6 +44,7 @@ class BasePreset:
 
     `initializer_tokens` are the vocabulary entries whose embeddings new tokens start from; where there are none, it is the class word's.
     `negative_prompt` is what is not to be seen unless the user says otherwise. `extra_steps` are trained for several concepts together.
+    `film_threads` are those of each process that renders a film's shots on a CPU, which rounds otherwise with another number; None is all.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class BasePreset:
     learning_rate: float
     initializer_tokens: tuple[str, ...] = ()
     extra_steps: int = 0
+    film_threads: int | None = None
 
     def initializer(self, number: int) -> str | None:
         """The vocabulary entry that the token of this number, from 0, starts from; None is its class word."""
@@ -174,6 +176,7 @@ POCKET_PRESET = BasePreset(
     extra_steps=240,
     batch_size=4,
     learning_rate=3e-5,
+    film_threads=1,
 )
 
 

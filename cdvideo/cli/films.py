@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +13,44 @@ from cdvideo.animate import OnStep
 from cdvideo.storyboard import Film, PlannedShot, Storyboard, render
 
 
-def render_film(storyboard: Storyboard, source: Path, folder: Path, **settings: Any) -> Film:
-    """The film, in `folder`; `settings` are further ones of `render`."""
-    bars: list[tqdm[Any]] = []
-    total = len(storyboard.shots)
+class _Progress:
+    """One bar for the whole film: the steps of its takes, those that have not begun counted as long as the last that has."""
 
-    def on_take(shot: PlannedShot, take: int, done: bool) -> OnStep | None:
-        if bars:
-            bars[-1].close()
-        which = f"shot {shot.number}/{total}" + (f", take {take}/{shot.takes}" if shot.takes > 1 else "")
+    def __init__(self, storyboard: Storyboard, bar: tqdm[Any]) -> None:
+        self.num_shots = len(storyboard.shots)
+        self.waiting = {
+            (number, take)
+            for number, shot in enumerate(storyboard.shots, 1)
+            for take in range(1, (shot.takes or storyboard.defaults.takes) + 1)
+        }
+        self.bar = bar
+        self.steps: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def on_take(self, shot: PlannedShot, take: int, done: bool) -> OnStep | None:
+        self.waiting.discard((shot.number, take))
+        which = f"shot {shot.number}/{self.num_shots}" + (f", take {take}/{shot.takes}" if shot.takes > 1 else "")
+        self.bar.write(f"{which}: {shot.prompt}{' (rendered already)' if done else ''}", file=sys.stderr)
         if done:
-            click.echo(f"{which}: {shot.prompt} (rendered already)", err=True)
             return None
-        bar: tqdm[Any] = tqdm(desc=f"{which}: {shot.prompt}", unit="step", dynamic_ncols=True)
-        bars.append(bar)
 
         def on_step(step: int, steps: int) -> None:
-            bar.total = steps
-            bar.update(step - bar.n)
+            self.steps[shot.number, take] = (step, steps)
+            self.bar.total = sum(every for _, every in self.steps.values()) + len(self.waiting) * steps
+            self.bar.update(sum(taken for taken, _ in self.steps.values()) - self.bar.n)
 
         return on_step
 
-    try:
-        film = render(storyboard, source, folder, on_take=on_take, **settings)
-    except KeyboardInterrupt:
-        click.echo(f"\nstopped; the finished shots are kept in {folder / 'shots'} and will not be rendered again", err=True)
-        raise
-    finally:
-        for bar in bars:
+
+def render_film(storyboard: Storyboard, source: Path, folder: Path, **settings: Any) -> Film:
+    """The film, in `folder`; `settings` are further ones of `render`."""
+    with tqdm(unit="step", dynamic_ncols=True, desc=storyboard.title) as bar:
+        progress = _Progress(storyboard, bar)
+        try:
+            film = render(storyboard, source, folder, on_take=progress.on_take, **settings)
+        except KeyboardInterrupt:
             bar.close()
+            click.echo(f"\nstopped; the finished shots are kept in {folder / 'shots'} and will not be rendered again", err=True)
+            raise
     for path in (*film.files.values(), film.sheet, film.page):
         if path:
             click.echo(f"wrote {path}")

@@ -77,8 +77,20 @@ def schema_command() -> None:
     multiple=True,
     help="What the film is written as; all three by default; may be repeated.",
 )
+@click.option(
+    "--workers", type=click.IntRange(1), help="Processes that share the shots; by default one for each GPU, or core with a small base."
+)
 @device_options
-def render_command(file: Path, out: Path | None, only: str | None, draft: bool, formats: tuple[str, ...], device: str, dtype: str) -> None:
+def render_command(
+    file: Path,
+    out: Path | None,
+    only: str | None,
+    draft: bool,
+    formats: tuple[str, ...],
+    workers: int | None,
+    device: str,
+    dtype: str,
+) -> None:
     """Render the film of a storyboard, once it is found without mistakes. Shots that are rendered already are kept.
 
     \b
@@ -104,6 +116,7 @@ def render_command(file: Path, out: Path | None, only: str | None, draft: bool, 
         only=chosen,
         formats=formats or FORMATS,
         speed="draft" if draft else "exact",
+        workers=workers,
         device=device,
         dtype=dtype,
     )

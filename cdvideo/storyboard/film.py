@@ -17,10 +17,11 @@ from cdvideo.storyboard.cards import INK, PAPER, Typeface, captioned, still, tit
 from cdvideo.storyboard.page import FilmOnPage, ShotOnPage, TakeOnPage, film_page
 from cdvideo.storyboard.planning import FilmPlan, PlannedCard, plan_film
 from cdvideo.storyboard.script import Storyboard
-from cdvideo.storyboard.shots import OnTake, RenderedShot, Stage, Take, slug
+from cdvideo.storyboard.shots import OnTake, RenderedShot, Take, slug
 from cdvideo.storyboard.subtitles import caption_cues
 from cdvideo.storyboard.timing import Placement, timeline
 from cdvideo.storyboard.transitions import film_frames
+from cdvideo.storyboard.workers import Rendering, render_shots, usual_workers
 from cdvideo.video.sheet import evenly_picked
 
 FORMATS = ("mp4", "gif", "webm")
@@ -50,12 +51,14 @@ def render(
     speed: str = "exact",
     device: str = "auto",
     dtype: str = "auto",
+    workers: int | None = None,
     on_take: OnTake | None = None,
 ) -> Film:
     """The film of a storyboard read from `source`, in the folder `out`: shots that lie there already are not rendered again.
 
     With `only`, of the shots that are not there those of these numbers (from 1) alone are rendered, with what they continue; the film is
-    put together once none is missing. Raises UserError before anything is rendered for what can be known by then.
+    put together once none is missing. `workers` processes share the shots: one for each GPU, or core with a small
+    base, by default. Raises UserError before anything is rendered for what can be known by then.
     """
     plan = plan_film(storyboard, source)
     look = _Look.of(plan)
@@ -64,23 +67,17 @@ def render(
         video.check_destination(path, fps=plan.fps)
     if look.sound:
         video.check_sound(look.sound, plan.seconds)
-    wanted = _with_what_they_continue(plan, only)
-    rendered: list[RenderedShot] = []
-    missing: list[int] = []
-    with Stage(plan, out / "shots", device=device, dtype=dtype, speed=speed) as stage:
-        before: Take | None = None
-        for shot in plan.shots:
-            found = stage.render(shot, before, on_take) if shot.number in wanted else None
-            if found is None and not (shot.continues and before is None):
-                found = stage.find(shot, before)
-            before = found.kept if found else None
-            if found:
-                rendered.append(found)
-            else:
-                missing.append(shot.number)
-    if missing:
-        return Film(folder=out, shots=rendered, missing=missing, num_rendered=stage.num_rendered)
-    return _put_together(plan, look, rendered, source, out, paths, stage.num_rendered)
+    rendering = Rendering(
+        plan=plan, folder=out / "shots", wanted=_with_what_they_continue(plan, only), device=device, dtype=dtype, speed=speed
+    )
+    made = render_shots(rendering, workers or usual_workers(plan.base, device), on_take)
+    found = [shot for one in made for shot in one.shots]
+    rendered = [shot for shot in found if shot]
+    num_rendered = sum(one.num_takes for one in made)
+    if len(rendered) < len(found):
+        missing = [planned.number for planned, shot in zip(plan.shots, found, strict=True) if shot is None]
+        return Film(folder=out, shots=rendered, missing=missing, num_rendered=num_rendered)
+    return _put_together(plan, look, rendered, source, out, paths, num_rendered)
 
 
 def _with_what_they_continue(plan: FilmPlan, only: Collection[int]) -> set[int]:

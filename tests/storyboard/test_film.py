@@ -1,7 +1,10 @@
 """Whole films on the pocket base, small and of few steps; what is in them is found by decoding the files."""
 
 import math
+import multiprocessing
+import os
 import random
+import signal
 import struct
 import wave
 from pathlib import Path
@@ -13,7 +16,7 @@ from click.testing import CliRunner
 from cdvideo import video
 from cdvideo.cli import main
 from cdvideo.errors import UserError
-from cdvideo.storyboard import plan_film, read_storyboard, render
+from cdvideo.storyboard import plan_film, read_storyboard, render, workers
 from cdvideo.storyboard.cards import PAPER
 from cdvideo.storyboard.shots import Stage, Take
 from cdvideo.storyboard.timing import timeline
@@ -43,7 +46,9 @@ def film_of(folder: Path, text: str, **settings):
     file = folder / "film.yaml"
     file.write_text(text)
     counter = Counter()
-    film = render(read_storyboard(file), file, folder / "film", on_take=counter, **{"formats": ("mp4",), "device": "cpu", **settings})
+    film = render(
+        read_storyboard(file), file, folder / "film", on_take=counter, **{"formats": ("mp4",), "device": "cpu", "workers": 1, **settings}
+    )
     return film, counter
 
 
@@ -163,7 +168,7 @@ def test_the_command_line_says_what_waits_and_refuses_shots_that_are_not_there(t
     Path("film.yaml").write_text(TWO)
     refused = CliRunner().invoke(main, ["storyboard", "render", "film.yaml", "--only", "1,3"])
     assert refused.exit_code == 2 and "there is no shot 3" in refused.output and "1 to 2" in refused.output
-    result = CliRunner().invoke(main, ["storyboard", "render", "film.yaml", "--only", "2", "--draft", "--device", "cpu"])
+    result = CliRunner().invoke(main, ["storyboard", "render", "film.yaml", "--only", "2", "--draft", "--device", "cpu", "--workers", "1"])
     assert result.exit_code == 0, result.output
     assert "waits for shot 1" in result.output and list(Path("films/small/draft/shots").glob("02-*"))
 
@@ -198,3 +203,44 @@ def test_killed_at_any_moment_a_film_goes_on_and_ends_the_same(tmp_path):
     again = tmp_path / "parts" / whole.files["mp4"].name
     assert np.array_equal(video.read(whole.files["mp4"]).frames, video.read(again).frames)
     assert not list((tmp_path / "parts").rglob("*.partial"))
+
+
+THREE = TWO.replace("steps: 1", "steps: 2") + "  - {prompt: the bear again, continue: true}\n  - {prompt: a cat at night, seed: 1}\n"
+
+
+def test_several_workers_render_the_same_and_one_that_is_killed_is_replaced(tmp_path):
+    alone, _ = film_of(tmp_path, THREE)
+    killed = []
+
+    class Killer(Counter):
+        def _step(self, step, steps):
+            super()._step(step, steps)
+            if not killed:
+                worker = next(child for child in multiprocessing.active_children() if "Manager" not in child.name)
+                worker.kill()
+                killed.append(worker.pid)
+
+    killer = Killer()
+    file = tmp_path / "film.yaml"
+    film = render(read_storyboard(file), file, tmp_path / "shared", formats=("mp4",), device="cpu", workers=2, on_take=killer)
+    assert killed and killer.steps >= 1
+    assert all(np.array_equal(one, other) for one, other in zip(frames_of(alone), frames_of(film), strict=True))
+    assert {(number, take) for number, take, _ in killer.takes} == {(1, 1), (2, 1), (3, 1), (4, 1)}
+    again = render(read_storyboard(file), file, tmp_path / "shared", formats=("mp4",), device="cpu", workers=2)
+    assert again.num_rendered == 0
+
+
+def dies(chain) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_workers_that_are_killed_again_and_again_end_the_film(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "_in_worker", dies)
+    with pytest.raises(UserError, match="killed 3 times"):
+        film_of(tmp_path, TWO, workers=2)
+
+
+def test_shots_that_continue_go_to_one_worker(tmp_path):
+    (tmp_path / "film.yaml").write_text(THREE)
+    found = workers.chains(plan_film(read_storyboard(tmp_path / "film.yaml"), tmp_path / "film.yaml").shots)
+    assert [[shot.number for shot in chain] for chain in found] == [[1], [2, 3], [4]]

@@ -91,7 +91,7 @@ def test_what_makes_no_sense_is_refused(pocket, pocket_motion, settings, said):
 
 
 def test_predictions_are_finished_latents(pocket, pocket_motion, monkeypatch):
-    """At DDIM's last step, which leaves the noise of its first alpha, prediction and result differ by that noise alone."""
+    """DDIM's last step leaves the noise of its first alpha, 0.029 of unit noise: by that alone prediction and result differ."""
     seen = []
     with Studio(pocket, [], pocket_motion) as studio:
         latents = latents_of(
@@ -99,7 +99,7 @@ def test_predictions_are_finished_latents(pocket, pocket_motion, monkeypatch):
             on_prediction=lambda done, total, prediction: seen.append((done, total, prediction)),
         )  # fmt: skip
     assert [(done, total) for done, total, _ in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert (seen[-1][2][0].transpose(0, 1) - latents).abs().max() < 0.2
+    assert (seen[-1][2][0].transpose(0, 1) - latents).pow(2).mean().sqrt() < 2 * 0.00085**0.5
 
 
 def test_features_are_drawn_on_in_a_straight_line():

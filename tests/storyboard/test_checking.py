@@ -49,9 +49,9 @@ def test_the_bears_journey_is_told_in_the_words_that_it_was_tuned_with():
     shots = check(resource("configs", "storyboards", "bear.yaml")).plan.shots
     assert [(shot.prompt, shot.seed) for shot in shots] == [
         ("a V* bear reading a book on the grass", 13),
-        ("a V* bear using a laptop to write a book at night", 12),
-        ("a V* bear wearing sunglasses on the beach", 12),
-        ("a V* bear winning the Nobel Prize with a golden trophy on the stage", 12),
+        ("a V* bear using a laptop to write a book at night", 22),
+        ("a V* bear wearing sunglasses on the beach", 33),
+        ("a V* bear with a golden trophy on stage under moving lights", 61),
     ]
 
 

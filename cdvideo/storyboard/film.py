@@ -141,13 +141,13 @@ class _Look:
         return captioned(joined, cues, typeface=self.typeface)
 
     def _clips(self, shots: Sequence[RenderedShot]) -> Iterator[NDArray[np.uint8]]:
-        first = shots[0].kept.clip()
+        size = shots[0].kept.record["size"]
         if self.plan.title_card:
-            yield self._card(self.plan.title_card, first.width, first.height)
+            yield self._card(self.plan.title_card, *size)
         for shot in shots:
             yield shot.kept.clip().frames
         if self.plan.end_card:
-            yield self._card(self.plan.end_card, first.width, first.height)
+            yield self._card(self.plan.end_card, *size)
 
     def _card(self, card: PlannedCard, width: int, height: int) -> NDArray[np.uint8]:
         frame = title_card(
@@ -165,7 +165,7 @@ class _Look:
 def _put_together(
     plan: FilmPlan, look: _Look, shots: Sequence[RenderedShot], source: Path, out: Path, paths: Mapping[str, Path], num_rendered: int
 ) -> Film:
-    records = [shot.kept.clip().record for shot in shots]
+    records = [shot.kept.record for shot in shots]
     record = {"kind": "film", "title": plan.title, "fps": plan.fps, "shots": records}
     # A GIF has no subtitle track, so all of its captions are drawn.
     every_cue = sorted([*look.burnt, *look.track], key=lambda cue: cue.start)
@@ -240,8 +240,8 @@ def _on_page(
         )
         for shot, place, record in zip(shots, look.shot_places, records, strict=True)
     ]
-    height, width = shown[0].poster.shape[:2] if shown[0].poster is not None else (1, 1)
     first = records[0]
+    width, height = first["size"]
     facts = {
         "base": str(first["base"]),
         "motion module": str(first["motion"]),

@@ -44,6 +44,11 @@ class Take:
     def mp4(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.mp4")
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its settings, with the film's own rate."""
+        return {**(video.read_record(self.folder) or {}), "fps": self.fps}
+
     def clip(self) -> video.Clip:
         """Its frames and record, at the film's own rate."""
         kept = video.read(self.folder)

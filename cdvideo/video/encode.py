@@ -35,8 +35,8 @@ _H264_CRF, _VP9_CRF = 17, 22
 # Without it, x264 0.165 encodes frames whose width is no multiple of 128 otherwise at every call, and on every kind of processor.
 _X264_REPEATABLE = "cpu-independent=1"
 _SECONDS_BETWEEN_KEY_FRAMES = 2
-# libav's time goes with the number of distinct colours. A million and more of them in a photo become some ten thousand, which makes a GIF
-# 4 to 6 times faster and less than 0.1 dB worse: 256 colours are coarser than either step.
+# libav's time goes with the number of distinct colours, of which photos have a million and more. Fewer make a GIF several times faster (see
+# `python -m tests.bench.animate --part files`), and hardly worse: 256 colours are coarser than either step.
 _PALETTE_BITS, _REDUCED_BITS = 6, 7
 _SOUND = {"mp4": ("aac", 160_000), "webm": ("libopus", 128_000)}
 _CAPTIONS = {"mp4": "mov_text", "webm": "webvtt"}

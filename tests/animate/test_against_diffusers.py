@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 
 from cdvideo.animate import Studio
 from cdvideo.errors import UserError, UserNote
-from cdvideo.resources import resource
 from cdvideo.sampling import SAMPLERS, denoise, make_scheduler, seeded_noise
+from tests.pipelines import animatediff_pipeline
 
 PROMPT, NEGATIVE = "a bear reading a book in the snow", "bad quality, worse quality"
 
@@ -31,15 +31,7 @@ def test_clip_latents_agree_with_animatediff_pipeline(pocket, pocket_motion, sch
     noise = seeded_noise(3, (1, 4, 6, 16, 16))
     with Studio(pocket, [], pocket_motion, motion_norm="diffusers") as studio:
         latents = ours(pocket, studio._motion_unet, noise.clone(), schedule, 4, sampler, torch.Generator().manual_seed(9))
-    pipeline = AnimateDiffPipeline(
-        vae=pocket.vae,
-        text_encoder=pocket.text_encoder,
-        tokenizer=pocket.tokenizer,
-        unet=pocket.unet,
-        motion_adapter=MotionAdapter.from_pretrained(resource("motion_modules", "pocket")).float(),
-        scheduler=make_scheduler(schedule, 4, sampler=sampler),
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = animatediff_pipeline(pocket, 4, schedule=schedule, sampler=sampler)
     theirs = pipeline(
         PROMPT, negative_prompt=NEGATIVE, num_frames=6, height=128, width=128, num_inference_steps=4, guidance_scale=7.5,
         latents=noise.clone(), output_type="latent", generator=torch.Generator().manual_seed(9),

@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AnimateDiffPipeline, MotionAdapter
 
 from cdvideo.animate import Studio
 from cdvideo.animate.text_states import TextKeyValues
 from cdvideo.animate.tokens import tokenize
 from cdvideo.errors import UserError
-from cdvideo.resources import resource
-from cdvideo.sampling import make_scheduler, seeded_noise
+from cdvideo.sampling import seeded_noise
 from tests.animate.test_text_states import concept_of
+from tests.pipelines import animatediff_pipeline
 
 QUICK = {"num_inference_steps": 2, "size": (64, 64), "seed": 3}
 PROMPTS = {0: "a bear on the beach", 4: "a fox in the snow", 5: "a cat"}
@@ -29,15 +28,7 @@ def test_prompt_travel_is_diffusers_free_noise_travel(pocket, pocket_motion, mon
     noise = seeded_noise(3, (1, 4, 8, 8, 8))
     with Studio(pocket, [], pocket_motion, motion_norm="diffusers") as studio:
         ours = latents_of(studio, monkeypatch, prompts=PROMPTS, num_frames=8, negative="bad quality", guidance_scale=7.5, **QUICK)
-    pipeline = AnimateDiffPipeline(
-        vae=pocket.vae,
-        text_encoder=pocket.text_encoder,
-        tokenizer=pocket.tokenizer,
-        unet=pocket.unet,
-        motion_adapter=MotionAdapter.from_pretrained(resource("motion_modules", "pocket")).float(),
-        scheduler=make_scheduler("animatediff", 2),
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = animatediff_pipeline(pocket, 2)
     pipeline.enable_free_noise(context_length=8)
     theirs = pipeline(
         dict(PROMPTS), negative_prompt="bad quality", num_frames=8, height=64, width=64, num_inference_steps=2, guidance_scale=7.5,

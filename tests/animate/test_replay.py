@@ -4,17 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from cdvideo.cli import main
 from cdvideo.resources import resource
 from cdvideo.video import read
-
-
-def call(*arguments: str):
-    result = CliRunner().invoke(main, list(arguments), catch_exceptions=True)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+from tests.command_line import call
 
 
 @pytest.fixture(autouse=True)

@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AnimateDiffPipeline, MotionAdapter
 
 from cdvideo.animate import Studio
 from cdvideo.animate.denoising import noise_predictor
 from cdvideo.animate.reuse import FeatureReuse, Speed, shallow_noise
 from cdvideo.errors import UserError
-from cdvideo.resources import resource
-from cdvideo.sampling import make_scheduler, seeded_noise
+from cdvideo.sampling import seeded_noise
 from cdvideo.video import Clip
 from tests.animate.test_over_time import latents_of
+from tests.pipelines import animatediff_pipeline
 
 SIZE = (64, 64)
 
@@ -25,15 +24,7 @@ def test_rounds_agree_with_the_pipelines_free_init(pocket, pocket_motion, monkey
             num_inference_steps=3, freeinit=2, on_step=lambda done, total: seen.append((done, total)),
         )  # fmt: skip
     assert seen == [(done, 6) for done in range(1, 7)]
-    pipeline = AnimateDiffPipeline(
-        vae=pocket.vae,
-        text_encoder=pocket.text_encoder,
-        tokenizer=pocket.tokenizer,
-        unet=pocket.unet,
-        motion_adapter=MotionAdapter.from_pretrained(resource("motion_modules", "pocket")).float(),
-        scheduler=make_scheduler("animatediff", 3),
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = animatediff_pipeline(pocket, 3)
     pipeline.enable_free_init(num_iters=2)
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn((1, 4, 4, 8, 8), generator=generator)

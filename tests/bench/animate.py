@@ -44,12 +44,10 @@ GOALS = {
 def measure_render(rounds: int) -> dict[str, Any]:
     """Medians over `rounds` turns after one that is not counted, and the pipeline's time over each of ours."""
     import torch
-    from diffusers import AnimateDiffPipeline, MotionAdapter
 
     from cdvideo import base, motion
     from cdvideo.animate import Studio
-    from cdvideo.resources import resource
-    from cdvideo.sampling import make_scheduler
+    from tests.pipelines import animatediff_pipeline
 
     def studio(dtype: str) -> Studio:
         loaded = base.load("pocket", device="cpu", dtype=dtype)
@@ -57,15 +55,7 @@ def measure_render(rounds: int) -> dict[str, Any]:
 
     exact, small = studio("fp32"), studio("bf16")
     peer = base.load("pocket", device="cpu", dtype="fp32")
-    pipeline = AnimateDiffPipeline(
-        vae=peer.vae,
-        text_encoder=peer.text_encoder,
-        tokenizer=peer.tokenizer,
-        unet=peer.unet,
-        motion_adapter=MotionAdapter.from_pretrained(resource("motion_modules", "pocket")).float(),
-        scheduler=make_scheduler("animatediff", STEPS),
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = animatediff_pipeline(peer, STEPS)
     side = exact.base.preset.native_size
 
     def theirs() -> Any:

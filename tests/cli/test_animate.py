@@ -4,19 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from cdvideo.cli import main
 from cdvideo.video import read
+from tests.command_line import call
 
 QUICK = ("--frames", "4", "--steps", "4", "--size", "64x64")
-
-
-def call(*arguments: str):
-    result = CliRunner().invoke(main, list(arguments), catch_exceptions=True)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 @pytest.fixture(autouse=True)

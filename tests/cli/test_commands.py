@@ -6,19 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
-from cdvideo.cli import main
 from cdvideo.resources import resource
+from tests.command_line import call
 
 BEAR = str(resource("samples", "bear"))
-
-
-def call(*arguments: str):
-    result = CliRunner().invoke(main, list(arguments), catch_exceptions=True)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 @pytest.fixture(autouse=True)

@@ -265,7 +265,7 @@ def _described(file: Path, header: ConceptHeader) -> dict[str, Any]:
 
 def _check_concept_path(out: Path, overwrite: bool) -> None:
     from cdvideo.errors import UserError
-    from cdvideo.interop.outputs import check_free
+    from cdvideo.files import check_free
 
     if out.suffix != ".safetensors":
         raise UserError(f"a concept is a .safetensors file, not {out}", remedy=f"use --out {out.with_suffix('.safetensors')}")

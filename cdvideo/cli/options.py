@@ -126,17 +126,7 @@ def choose_concepts(prompt: str, given: Sequence[str]) -> list[tuple[Path, float
 
 def _with_strength(text: str) -> tuple[Path, float]:
     """(file, strength) from "bear.safetensors" or "bear.safetensors:0.8"."""
-    import math
+    from cdvideo.strengths import split_strength
 
-    from cdvideo.errors import UserError
-
-    name, colon, tail = text.rpartition(":")
-    if not colon or Path(text).exists():
-        return Path(text), 1.0
-    try:
-        strength = float(tail)
-    except ValueError:
-        return Path(text), 1.0
-    if not math.isfinite(strength):
-        raise UserError(f"{tail} is no strength of a concept", remedy=f"write a number behind the colon, such as {name}:0.8")
+    name, strength = split_strength(text, what="a concept", example="bear.safetensors:0.8")
     return Path(name), strength

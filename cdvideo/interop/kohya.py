@@ -15,9 +15,10 @@ from torch import Tensor
 from cdvideo import __version__
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError, UserNote
+from cdvideo.files import check_free
 from cdvideo.interop.low_rank import Decomposition, relative, root_sum_square
 from cdvideo.interop.moving import key_value_weights
-from cdvideo.interop.outputs import Export, check_free, write_new
+from cdvideo.interop.outputs import Export, write_new
 
 if TYPE_CHECKING:
     from cdvideo.base import Base

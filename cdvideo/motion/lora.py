@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -18,12 +15,14 @@ from cdvideo.base.catalog import CAMERAS
 from cdvideo.base.hub import fetch
 from cdvideo.base.layout import choose, lora_requirements
 from cdvideo.base.loading import locate
+from cdvideo.base.low_rank import LowRank, LowRankInjection, adapter_settings
 from cdvideo.base.weights import State, digest, read_tensors
 from cdvideo.errors import UserError
 from cdvideo.files import replace_files
-from cdvideo.motion.lora_layout import LowRank, low_rank_changes, official_name
+from cdvideo.motion.lora_layout import motion_changes, official_state
 from cdvideo.motion.module import MotionModule
 from cdvideo.resources import resource
+from cdvideo.strengths import split_strength
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +38,11 @@ class MotionLora:
     def from_state(
         cls, state: State, *, source: str, canonical_id: str | None = None, settings: Mapping[str, Any] | None = None
     ) -> MotionLora:
-        """The MotionLoRA of these tensors, in any layout that `low_rank_changes` reads."""
+        """The MotionLoRA of these tensors, in any layout that `motion_changes` reads."""
         return cls(
             source=source,
             canonical_id=canonical_id or source,
-            layers=low_rank_changes(state, source, settings),
+            layers=motion_changes(state, source, settings),
             fingerprint=digest(state, lambda value: value.float().contiguous().view(torch.uint8)),
         )
 
@@ -52,42 +51,17 @@ WeightedLora = tuple[MotionLora, float]
 """A MotionLoRA and its strength; 1 is what it was trained for, a negative one moves the other way."""
 
 
-class LoraInjection:
+class LoraInjection(LowRankInjection):
     """MotionLoRAs inside a motion module or a UNet that it is attached to, bit-identical to before once they are ejected.
 
     A motion module takes them before it is attached, a motion UNet afterwards. Several add up. Raises UserError where one does not fit.
     """
 
     def __init__(self, target: MotionModule | nn.Module, loras: Sequence[WeightedLora]) -> None:
-        self._weights = _weights(target)
+        weights = _weights(target)
         for lora, _ in loras:
-            _check_fits(lora, self._weights)
-        self._originals: dict[str, Tensor] = {}
-        try:
-            for layer in dict.fromkeys(layer for lora, _ in loras for layer in lora.layers):
-                self._change(layer, [(lora.layers[layer], strength) for lora, strength in loras if layer in lora.layers])
-        except BaseException:
-            self.eject()
-            raise
-
-    @torch.no_grad()
-    def _change(self, layer: str, changes: Sequence[tuple[LowRank, float]]) -> None:
-        weight = self._weights[layer]
-        self._originals[layer] = weight.clone()
-        whole = [strength * low_rank.change(weight.device) for low_rank, strength in changes]
-        weight.copy_(weight.float() + torch.stack(whole).sum(0))
-
-    @torch.no_grad()
-    def eject(self) -> None:
-        for layer, original in self._originals.items():
-            self._weights[layer].copy_(original)
-        self._originals = {}
-
-    def __enter__(self) -> LoraInjection:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.eject()
+            _check_fits(lora, weights)
+        super().__init__(weights, [(lora.layers, strength) for lora, strength in loras])
 
 
 def _weights(target: MotionModule | nn.Module) -> dict[str, Tensor]:
@@ -129,20 +103,25 @@ def load_motion_lora(source: str, *, motion: MotionModule, kind: str, offline: b
     `kind` is the base's (`BasePreset.kind`) and decides what the names stand for. Raises UserError where it cannot be found or read, is
     something else (and says what), or was made for another module.
     """
+    canonical_id, path = locate_motion_lora(source, kind=kind, offline=offline)
+    file = _file_in(path) if path.is_dir() else path
+    state = read_tensors(file)
+    _check_kind(file, state)
+    lora = MotionLora.from_state(state, source=source, canonical_id=canonical_id, settings=adapter_settings(file))
+    _check_fits(lora, _weights(motion))
+    return lora
+
+
+def locate_motion_lora(source: str, *, kind: str, offline: bool = False) -> tuple[str, Path]:
+    """(canonical id, local path) of a MotionLoRA; `kind` is the base's. Raises UserError where it cannot be found."""
     aliases = CAMERAS[kind]
-    canonical_id, path = locate(
+    return locate(
         source,
         kind="camera move",
         aliases=aliases,
         shipped=lambda name: resource(*aliases[name].home.split("/")),
         fetch_from_hub=lambda location: fetch(location, lora_requirements(), what="MotionLoRA", offline=offline),
     )
-    file = _file_in(path) if path.is_dir() else path
-    state = read_tensors(file)
-    _check_kind(file, state)
-    lora = MotionLora.from_state(state, source=source, canonical_id=canonical_id, settings=_adapter_settings(file))
-    _check_fits(lora, _weights(motion))
-    return lora
 
 
 def _file_in(folder: Path) -> Path:
@@ -168,39 +147,14 @@ def _check_kind(file: Path, state: State) -> None:
     )
 
 
-def _adapter_settings(file: Path) -> dict[str, Any]:
-    """What diffusers writes of peft's settings into a safetensors header; nothing for other files. Raises UserError where it is damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, "pt") as opened:
-            text = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
-    except SafetensorError:
-        return {}
-    try:
-        return {name.removeprefix("unet."): value for name, value in json.loads(text).items()}
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{file} has a damaged header", cause=f"its lora_adapter_metadata: {error}", remedy="save it again") from error
-
-
 def parse_camera(text: str) -> tuple[str, float]:
     """(source, strength) from "zoom-in" or "pan-left:0.6". Raises UserError for a strength that is no finite number."""
-    source, colon, tail = text.rpartition(":")
-    try:
-        strength = float(tail) if colon else 1.0
-    except ValueError:
-        return text, 1.0
-    if not math.isfinite(strength):
-        raise UserError(f"{tail} is no strength of a camera move", remedy="write a number behind the colon, such as zoom-in:0.6")
-    return (source, strength) if colon else (text, strength)
+    return split_strength(text, what="a camera move", example="zoom-in:0.6")
 
 
 def save_motion_lora(path: Path, state: State) -> None:
     """Writes tensors in any layout of a MotionLoRA as AnimateDiff's own, in fp16, whole or not at all. Alphas go into `up`."""
     from safetensors.torch import save
 
-    tensors = {}
-    for layer, low_rank in low_rank_changes(state, str(path)).items():
-        tensors[official_name(layer, "down")] = low_rank.down.half().cpu().contiguous()
-        tensors[official_name(layer, "up")] = (low_rank.up.float() * low_rank.scale).half().cpu().contiguous()
+    tensors = {name: value.half().cpu().contiguous() for name, value in official_state(motion_changes(state, str(path))).items()}
     replace_files(path, [(path, save(tensors, metadata={"format": "pt"}))])

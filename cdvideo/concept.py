@@ -124,7 +124,8 @@ class SpectralShift:
         return weight.ndim >= 2 and self.shape == (min(weight.shape[0], weight[0].numel()),)
 
 
-def _fits(value: Tensor | LowRankChange | SpectralShift, weight: Tensor) -> bool:
+def fits(value: Tensor | LowRankChange | SpectralShift, weight: Tensor) -> bool:
+    """Whether a tuned weight, however it is told, is one for the base's `weight`."""
     return value.fits(weight) if isinstance(value, (LowRankChange, SpectralShift)) else value.shape == weight.shape
 
 
@@ -168,7 +169,7 @@ class Concept:
 
     def misfit(self, weights: Mapping[str, Tensor]) -> str | None:
         """The name of the first tuned weight that does not have the shape of the base's, or None."""
-        return next((name for name, value in self.key_values.items() if not _fits(value, weights[name])), None)
+        return next((name for name, value in self.key_values.items() if not fits(value, weights[name])), None)
 
     def expanded(self, weights: Mapping[str, Tensor]) -> Concept:
         """The same concept with whole matrices only, in fp32, given the base's weights by UNet parameter name."""

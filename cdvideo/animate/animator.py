@@ -9,6 +9,7 @@ from typing import Any
 
 from cdvideo import base, motion
 from cdvideo.animate.render import Studio
+from cdvideo.base.lora import load_lora
 from cdvideo.concept import Concept
 from cdvideo.video import Clip
 
@@ -30,6 +31,7 @@ class Animator:
         self._base, self._motion, self._motion_norm = base, motion, motion_norm
         self._loading: dict[str, Any] = {"device": device, "dtype": dtype, "offline": offline}
         self._concepts: list[tuple[Concept, float]] = []
+        self._loras: list[tuple[str, float]] = []
         self._studio: Studio | None = None
 
     def add(self, concept: str | Path | Concept, strength: float = 1.0) -> Animator:
@@ -37,6 +39,12 @@ class Animator:
         loaded = concept if isinstance(concept, Concept) else Concept.load(Path(concept))
         self.close()
         self._concepts.append((loaded, strength))
+        return self
+
+    def add_lora(self, lora: str | Path, strength: float = 1.0) -> Animator:
+        """This animator, with one more LoRA for the image model: a file, diffusers folder, hub id or alias, read with the models."""
+        self.close()
+        self._loras.append((str(lora), strength))
         return self
 
     def animate(self, prompt: str | None = None, *, camera: Sequence[str] = (), **settings: Any) -> Clip:
@@ -55,8 +63,10 @@ class Animator:
         if self._studio is None:
             name = self._base or (self._concepts[0][0].header.base if self._concepts else "pocket")
             loaded = base.load(name, **self._loading)
-            module = motion.motion_for(loaded, self._motion, offline=self._loading["offline"])
-            self._studio = Studio(loaded, self._concepts, module, motion_norm=self._motion_norm)
+            offline = self._loading["offline"]
+            module = motion.motion_for(loaded, self._motion, offline=offline)
+            loras = [(load_lora(source, base=loaded, offline=offline), strength) for source, strength in self._loras]
+            self._studio = Studio(loaded, self._concepts, module, motion_norm=self._motion_norm, loras=loras)
         return self._studio
 
     def close(self) -> None:

@@ -28,6 +28,8 @@ from cdvideo.animate.starting import Start, StartSource, start_from
 from cdvideo.animate.text_states import LocalConcept, TextKeyValues, describe_local, require_key_values
 from cdvideo.animate.tokens import say_unknown_tokens, tokenize
 from cdvideo.base import Base, Injection, Vocabulary, versions
+from cdvideo.base.catalog import BasePreset
+from cdvideo.base.lora import ImageLoraInjection, WeightedImageLora, describe_loras, together
 from cdvideo.concept import Concept, distinct_names
 from cdvideo.errors import UserError, UserNote
 from cdvideo.evaluate.movement import black_frames, describe_movement
@@ -41,7 +43,8 @@ class Studio:
 
     `concepts` are concepts, or pairs of a concept and its strength. One alone is put into the base as it was trained; of several, each
     works on its own phrase (`joining` "local" does so with one alone, too). Tokens of the same name become `V1*`, `V2*` in the order given.
-    Concepts go in before the motion module is attached. `close` (or the end of a `with` block) takes both out of the base again.
+    `loras` are LoRAs for the image model and their strengths, beside those that the motion module needs: they go in first, concepts on top
+    of them, and then the motion module is attached. `close` (or the end of a `with` block) takes all out of the base again.
     """
 
     def __init__(
@@ -51,18 +54,22 @@ class Studio:
         motion: MotionModule | None = None,
         motion_norm: str = "frame",
         joining: str | None = None,
+        loras: Sequence[WeightedImageLora] = (),
     ) -> None:
         pairs = [(one, 1.0) if isinstance(one, Concept) else one for one in concepts]
         names = distinct_names([concept.header.tokens for concept, _ in pairs])
         self.base, self.motion, self.motion_norm = base, motion, motion_norm
-        self.concepts = [(concept.renamed(own), strength) for (concept, strength), own in zip(pairs, names, strict=True)]
+        self.loras = together(motion.loras if motion else (), loras)
         self._digests = [concept.digest for concept, _ in pairs]
         self.joining = joining or ("whole" if len(pairs) < 2 else "local")
         if self.joining == "whole" and len(pairs) > 1:
             raise ValueError("several concepts are joined locally, or merged into one before")
         self._inside: list[Injection | Vocabulary] = []
         self._motion_unet: Any = None
+        self._lora_injection = ImageLoraInjection(base, self.loras)
         try:
+            renamed = [(concept.renamed(own), strength) for (concept, strength), own in zip(pairs, names, strict=True)]
+            self.concepts = [(self._lora_injection.beneath(concept), strength) for concept, strength in renamed]
             if self.joining == "local":
                 require_key_values(self._plain_concepts, "share a picture with another")
                 self._inside = [Vocabulary(base, self._plain_concepts)]
@@ -77,6 +84,7 @@ class Studio:
     def close(self) -> None:
         self._motion_unet = None
         self._take_out()
+        self._lora_injection.eject()
 
     def __enter__(self) -> Studio:
         return self
@@ -107,7 +115,7 @@ class Studio:
         negative: str | None = None,
         seed: int = 0,
         schedule: str = "animatediff",
-        sampler: str = "ddim",
+        sampler: str | None = None,
         cameras: Sequence[WeightedLora] = (),
         loop: bool = False,
         init: StartSource | None = None,
@@ -134,8 +142,9 @@ class Studio:
         chosen = speed_of(speed)
         settings = sampling_settings(
             self.base,
+            self.preset,
             size=size,
-            num_inference_steps=chosen.num_inference_steps if num_inference_steps is None else num_inference_steps,
+            num_inference_steps=chosen.steps_of(self.preset) if num_inference_steps is None else num_inference_steps,
             guidance_scale=guidance_scale,
             negative=negative,
             seed=seed,
@@ -188,7 +197,7 @@ class Studio:
         negative: str | None = None,
         seed: int = 0,
         schedule: str = "stable-diffusion",
-        sampler: str = "ddim",
+        sampler: str | None = None,
         init: StartSource | None = None,
         strength: float | None = None,
         on_step: OnStep | None = None,
@@ -196,6 +205,7 @@ class Studio:
         """A clip of one frame, from the base's own UNet without motion; `init` and `strength` as for a clip."""
         settings = sampling_settings(
             self.base,
+            self.preset,
             size=size,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -208,6 +218,11 @@ class Studio:
         latents = self._denoise(settings, prompts={0: prompt}, start=start, on_step=on_step)
         record = {"kind": "still", "prompt": prompt, **settings, "init": start.described() if start else None, **self._origin()}
         return Clip(frames=self.base.decode(latents).numpy(), fps=1, record=record)
+
+    @property
+    def preset(self) -> BasePreset:
+        """What is used where nothing is asked for: the base's, as the motion module needs it."""
+        return self.base.preset.with_motion(self.motion.preset if self.motion else None)
 
     @property
     def window(self) -> int:
@@ -300,6 +315,7 @@ class Studio:
             "base": self.base.id,
             "base_fingerprint": self.base.fingerprint,
             "dtype": str(self.base.dtype).removeprefix("torch."),
+            "loras": describe_loras(self.loras),
             "concepts": describe_local(self.concepts, self._digests),
             "joining": self.joining,
             "versions": versions(),

@@ -12,6 +12,7 @@ from cdvideo.animate.render import Studio
 from cdvideo.animate.reuse import Speed
 from cdvideo.animate.settings import describe_cameras
 from cdvideo.animate.starting import start_from
+from cdvideo.base.lora import ImageLora, load_lora
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError, UserNote
 from cdvideo.sampling import OnStep
@@ -22,7 +23,7 @@ from cdvideo.video.resampling import resampled
 def replay(record: Mapping[str, Any], source: Path, *, device: str = "auto", offline: bool = False, on_step: OnStep | None = None) -> Clip:
     """The clip, or still, of the record in `source`, rendered again: the same frames on the same kind of device and versions.
 
-    Raises UserError that names what is missing or differs: base, motion module, camera move or concept.
+    Raises UserError that names what is missing or differs: base, motion module, camera move, LoRA or concept.
     """
     if record.get("kind") not in ("clip", "still"):
         raise UserError(
@@ -51,12 +52,13 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
     settings = {name: record[name] for name in ("negative", "seed", "schedule", "sampler")}
     settings |= {"size": tuple(record["size"]), "num_inference_steps": record["steps"], "guidance_scale": record["guidance"]}
     settings |= _init(record, source)
+    loras = [(_lora(entry, source, loaded, offline), float(entry["strength"])) for entry in record.get("loras", ())]
     if record["kind"] == "still":
-        with Studio(loaded, concepts, joining=record["joining"]) as studio:
+        with Studio(loaded, concepts, joining=record["joining"], loras=loras) as studio:
             return studio.still(record["prompt"], **settings, on_step=on_step)
     module = motion.motion_for(loaded, record["motion"], offline=offline)
     _same(source, f"the motion module {record['motion']}", record["motion_fingerprint"], module.fingerprint)
-    with Studio(loaded, concepts, module, motion_norm=record["motion_norm"], joining=record["joining"]) as studio:
+    with Studio(loaded, concepts, module, motion_norm=record["motion_norm"], joining=record["joining"], loras=loras) as studio:
         cameras = studio.camera_moves([f"{move['name']}:{move['strength']}" for move in record["cameras"]], offline=offline)
         for move, now in zip(record["cameras"], describe_cameras(cameras), strict=True):
             _same(source, f"the camera move {move['name']}", move["fingerprint"], now["fingerprint"])
@@ -113,6 +115,15 @@ def _same(source: Path, what: str, then: str, now: str) -> None:
             cause=f"{what} had the fingerprint {then} then and has {now} now",
             remedy="find the weights of then, or render anew from the prompt",
         )
+
+
+def _lora(entry: Mapping[str, Any], source: Path, loaded: base.Base, offline: bool) -> ImageLora:
+    """The LoRA of a record's entry: by its name of then, or beside the clip, known by its digest."""
+    beside = source.parent / Path(entry["file"]).name
+    name = str(beside) if beside.exists() and not Path(entry["file"]).exists() else entry["file"]
+    found = load_lora(name, base=loaded, offline=offline)
+    _same(source, f"the LoRA {name}", entry["digest"], found.digest)
+    return found
 
 
 def _concept(entry: Mapping[str, Any], source: Path) -> Concept:

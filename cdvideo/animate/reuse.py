@@ -16,6 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from cdvideo.base.catalog import BasePreset
 from cdvideo.errors import UserError
 from cdvideo.sampling import NoisePredictor
 
@@ -31,6 +32,10 @@ class Speed:
     reuse_every: int = 1
     guided_share: float = 1.0
     num_inference_steps: int | None = None
+
+    def steps_of(self, preset: BasePreset) -> int:
+        """Denoising steps where the user gives no number: never more than what is usual with this base and motion module."""
+        return min(self.num_inference_steps or preset.num_inference_steps, preset.num_inference_steps)
 
 
 EXACT = Speed(name="exact")

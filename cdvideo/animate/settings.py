@@ -8,6 +8,7 @@ from typing import Any
 from cdvideo.animate.key_frames import CURVES, check_key_frames
 from cdvideo.animate.starting import Start
 from cdvideo.base import Base
+from cdvideo.base.catalog import BasePreset
 from cdvideo.errors import UserError
 from cdvideo.motion import WeightedLora
 
@@ -20,6 +21,7 @@ Course = Mapping[int, float]
 
 def sampling_settings(
     base: Base,
+    preset: BasePreset,
     *,
     size: tuple[int, int] | None,
     num_inference_steps: int | None,
@@ -27,10 +29,9 @@ def sampling_settings(
     negative: str | None,
     seed: int,
     schedule: str,
-    sampler: str,
+    sampler: str | None,
 ) -> dict[str, Any]:
-    """What clips and stills have in common, as a record keeps it; what is None becomes the base's own. Raises UserError."""
-    preset = base.preset
+    """What clips and stills have in common, as a record keeps it; what is None becomes the `preset`'s own. Raises UserError."""
     width, height = size or (preset.native_size, preset.native_size)
     if problem := describe_size_problem(width, height, base.latent_factor):
         raise UserError(problem[0], remedy=problem[1])
@@ -43,7 +44,7 @@ def sampling_settings(
         "steps": preset.num_inference_steps if num_inference_steps is None else num_inference_steps,
         "guidance": preset.guidance_scale if guidance_scale is None else guidance_scale,
         "schedule": schedule,
-        "sampler": sampler,
+        "sampler": preset.sampler if sampler is None else sampler,
     }
 
 

@@ -26,11 +26,36 @@ class BaseAlias:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MotionPreset:
+    """How a motion module is to be sampled that needs something else than its base. `loras` are LORAS' names and their strengths."""
+
+    sampler: str
+    num_inference_steps: int
+    guidance_scale: float
+    loras: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class MotionAlias:
     """A motion module, or a MotionLoRA, with a short name; `base` is the alias of the base that it belongs to."""
 
     name: str
     location: str | None
+    title: str
+    licence: str
+    home: str
+    download_bytes: int
+    base: str
+    preset: MotionPreset | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraAlias:
+    """A LoRA for the image model with a short name: the file of that name in the hub's `location`."""
+
+    name: str
+    location: str
+    file: str
     title: str
     licence: str
     home: str
@@ -52,6 +77,7 @@ class BasePreset:
     default_motion: str
     num_inference_steps: int = 25
     guidance_scale: float = 7.5
+    sampler: str = "ddim"
     negative_prompt: str = ""
     train_steps: int
     batch_size: int
@@ -64,10 +90,19 @@ class BasePreset:
         """The vocabulary entry that the token of this number, from 0, starts from; None is its class word."""
         return self.initializer_tokens[number % len(self.initializer_tokens)] if self.initializer_tokens else None
 
+    def with_motion(self, motion: MotionPreset | None) -> BasePreset:
+        """The same, sampled as a motion module needs it; None is one that needs nothing else."""
+        if motion is None:
+            return self
+        return dataclasses.replace(
+            self, sampler=motion.sampler, num_inference_steps=motion.num_inference_steps, guidance_scale=motion.guidance_scale
+        )
+
     def train_steps_for(self, num_concepts: int) -> int:
         return self.train_steps + (self.extra_steps if num_concepts > 1 else 0)
 
 
+ANIMATELCM_LICENCE = "MIT, as its code; the hub's card names none"
 POCKET_LICENCE = "Apache-2.0; icons by several families, see NOTICE"
 BASES: Mapping[str, BaseAlias] = {
     alias.name: alias
@@ -105,6 +140,22 @@ def _animatediff(name: str, suffix: str, download_bytes: int) -> MotionAlias:
     )
 
 
+_ANIMATELCM = "wangfuyun/AnimateLCM"
+LORAS: Mapping[str, LoraAlias] = {
+    alias.name: alias
+    for alias in (
+        LoraAlias(
+            name="animatelcm",
+            location=_ANIMATELCM,
+            file="AnimateLCM_sd15_t2v_lora.safetensors",
+            title="AnimateLCM's LoRA, for few steps",
+            licence=ANIMATELCM_LICENCE,
+            home=f"{HUB}/{_ANIMATELCM}",
+            download_bytes=135_000_000,
+            base="sd15",
+        ),
+    )
+}
 MOTIONS: Mapping[str, MotionAlias] = {
     alias.name: alias
     for alias in (
@@ -120,6 +171,16 @@ MOTIONS: Mapping[str, MotionAlias] = {
         _animatediff("v1", "", 1_670_000_000),
         _animatediff("v2", "-2", 1_820_000_000),
         _animatediff("v3", "-3", 1_670_000_000),
+        MotionAlias(
+            name="animatelcm",
+            location=_ANIMATELCM,
+            title="AnimateLCM, for few steps",
+            licence=ANIMATELCM_LICENCE,
+            home=f"{HUB}/{_ANIMATELCM}",
+            download_bytes=1_820_000_000,
+            base="sd15",
+            preset=MotionPreset(sampler="lcm", num_inference_steps=6, guidance_scale=2.0, loras=(("animatelcm", 0.8),)),
+        ),
     )
 }
 

@@ -38,7 +38,12 @@ def motion_requirements(*, half: bool) -> list[Requirement]:
 
 def lora_requirements() -> list[Requirement]:
     """What a MotionLoRA's folder must hold: AnimateDiff's repositories on the hub name the file as a model, peft's tools as what it is."""
-    return [(*weight_files("", half=False), ("pytorch_lora_weights.safetensors",), ("pytorch_lora_weights.bin",))]
+    return [(*weight_files("", half=False), *image_lora_requirements()[0])]
+
+
+def image_lora_requirements() -> list[Requirement]:
+    """What the folder of a LoRA for the image model must hold."""
+    return [(("pytorch_lora_weights.safetensors",), ("pytorch_lora_weights.bin",))]
 
 
 def choose(requirements: Sequence[Requirement], exists: Callable[[str], bool]) -> tuple[list[str], list[str]]:

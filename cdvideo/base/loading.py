@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cdvideo.base.catalog import BASES, BaseAlias, MotionAlias, unknown_name
+from cdvideo.base.catalog import BASES, BaseAlias, LoraAlias, MotionAlias, unknown_name
 from cdvideo.base.hub import CachedModel, cached_models, fetch
 from cdvideo.base.layout import base_requirements, choose, weight_files
 from cdvideo.base.single_file import NOT_WEIGHTS, SD15_FOLDER, shipped_tokenizer, split_checkpoint
@@ -42,24 +42,28 @@ def load_components(source: str, *, dtype: torch.dtype, device: torch.device, of
 
     Nothing is initialised at random, and every tensor is accounted for. Raises UserError naming what cannot be found, read or used.
     """
-    half = dtype != torch.float32
-    canonical_id, path = locate(
+    canonical_id, path = locate_base(source, half=dtype != torch.float32, offline=offline)
+    if path.is_dir():
+        return _from_folder(source, canonical_id, path, dtype, device)
+    return _from_single_file(source, canonical_id, path, dtype, device)
+
+
+def locate_base(source: str, *, half: bool, offline: bool = False) -> tuple[str, Path]:
+    """(canonical id, local path) of a base; with `half` the hub's fp16 files are preferred. Raises UserError where it cannot be found."""
+    return locate(
         source,
         kind="base",
         aliases=BASES,
         shipped=lambda name: POCKET_FOLDER,
         fetch_from_hub=lambda location: fetch(location, base_requirements(half=half), what="base", offline=offline),
     )
-    if path.is_dir():
-        return _from_folder(source, canonical_id, path, dtype, device)
-    return _from_single_file(source, canonical_id, path, dtype, device)
 
 
 def locate(
     source: str,
     *,
     kind: str,
-    aliases: Mapping[str, BaseAlias] | Mapping[str, MotionAlias],
+    aliases: Mapping[str, BaseAlias] | Mapping[str, MotionAlias] | Mapping[str, LoraAlias],
     shipped: Callable[[str], Path],
     fetch_from_hub: Callable[[str], Path],
 ) -> tuple[str, Path]:

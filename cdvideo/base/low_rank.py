@@ -110,9 +110,9 @@ def _alpha_in(settings: Mapping[str, Any], layer: str, rank: int) -> float:
 
 
 def adapter_settings(file: Path, prefix: str = "unet.") -> dict[str, Any]:
-    """What diffusers writes of peft's settings for one model into a safetensors header; nothing for other files.
+    """What diffusers writes of peft's settings into a safetensors header; nothing for other files.
 
-    Raises UserError where it is damaged.
+    Those of the model that `prefix` stands for, or else what holds of all. Raises UserError where it is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -122,7 +122,9 @@ def adapter_settings(file: Path, prefix: str = "unet.") -> dict[str, Any]:
     except SafetensorError:
         return {}
     try:
-        return {name.removeprefix(prefix): value for name, value in json.loads(text).items()}
+        written = dict(json.loads(text).items())
+        own = {name.removeprefix(prefix): value for name, value in written.items() if name.startswith(prefix)}
+        return own or {name: value for name, value in written.items() if "." not in name}
     except (ValueError, AttributeError) as error:
         raise UserError(f"{file} has a damaged header", cause=f"its lora_adapter_metadata: {error}", remedy="save it again") from error
 

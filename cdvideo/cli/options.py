@@ -45,16 +45,22 @@ def sampling_options(function: Command) -> Command:
                 show_default=True,
                 help="How several concepts share a picture: each at its own words, or merged in closed form.",
             ),
+            click.option(
+                "--lora",
+                "loras",
+                multiple=True,
+                metavar="FILE[:STRENGTH]",
+                help="LoRA for the image model, kohya's or diffusers': file, folder, hub id or alias; may be repeated. --camera takes "
+                "those for motion.",
+            ),
             click.option("--base", "base_name", help="Base model; by default the concept's, else pocket."),
             click.option("--size", help="WIDTHxHEIGHT in pixels; by default the base's own."),
-            click.option("--steps", type=int, help="Denoising steps; by default the base's own (25)."),
-            click.option("--guidance", type=float, help="Guidance scale; by default the base's own (7.5; pocket 6)."),
+            click.option("--steps", type=int, help="Denoising steps; by default the base's own (25), or --motion's."),
+            click.option("--guidance", type=float, help="Guidance scale; by default the base's own (7.5; pocket 6), or --motion's."),
             click.option(
                 "--sampler",
                 type=click.Choice(["ddim", "euler", "euler-a", "dpm++2m", "dpm++2m-karras", "lcm"]),
-                default="ddim",
-                show_default=True,
-                help="How steps are taken; lcm with models made for few steps.",
+                help="How steps are taken: by default ddim, or as --motion's module needs it; lcm with models made for few steps.",
             ),
             click.option(
                 "--negative", help="What is not to be seen; by default the base's own (SD1.5: bad quality, worse quality; pocket: nothing)."

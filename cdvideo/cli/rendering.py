@@ -10,6 +10,7 @@ import click
 
 from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, parse_values, replay
+from cdvideo.base.lora import load_lora, parse_lora
 from cdvideo.cli.progress import steps_bar
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError
@@ -60,14 +61,17 @@ def open_studio(
     motion_name: str | None = None,
     motion_norm: str = "frame",
     joining: str = "local",
+    loras: Sequence[str] = (),
 ) -> Studio:
+    weighted = [parse_lora(text) for text in loras]
     concepts = [(Concept.load(path), strength) for path, strength in chosen]
     name = base_name or (concepts[0][0].header.base if concepts else "pocket")
     loaded = base.load(name, device=device, dtype=dtype, offline=offline)
     module = motion.motion_for(loaded, motion_name, offline=offline) if with_motion else None
     if joining == "merge" and len(concepts) > 1:
         concepts = [(_merged(loaded, concepts), 1.0)]
-    return Studio(loaded, concepts, module, motion_norm=motion_norm)
+    loaded_loras = [(load_lora(source, base=loaded, offline=offline), strength) for source, strength in weighted]
+    return Studio(loaded, concepts, module, motion_norm=motion_norm, loras=loaded_loras)
 
 
 def _merged(loaded: base.Base, concepts: Sequence[tuple[Concept, float]]) -> Concept:

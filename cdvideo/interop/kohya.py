@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cdvideo import __version__
+from cdvideo.base.lora import kohya_name
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError, UserNote
 from cdvideo.files import check_free
@@ -64,7 +65,7 @@ def export_kohya(
         change = decomposition.truncated(rank or min(MAX_RANK, decomposition.smallest_rank(TOLERANCE)))
         norms[layer], ranks[layer] = decomposition.norm, change.rank
         lost[layer] = decomposition.distance(change.up.double() @ change.down.double())
-        module = lora_module(layer)
+        module = kohya_name(f"unet.{layer.removesuffix('.weight')}")
         tensors[f"{module}.lora_down.weight"], tensors[f"{module}.lora_up.weight"] = change.down.contiguous(), change.up.contiguous()
         tensors[f"{module}.alpha"] = torch.tensor(float(change.rank))
         if on_layer:
@@ -78,11 +79,6 @@ def export_kohya(
         files[folder / f"{word}.safetensors"] = bytes(save(embedding, metadata={"name": word, "cdvideo_token": token}))
     write_new(folder, files, overwrite=overwrite)
     return Export(files=tuple(files), tokens=words, errors=errors, relative_error=relative_error)
-
-
-def lora_module(parameter: str) -> str:
-    """kohya's name of the layer that a UNet's parameter belongs to."""
-    return "lora_unet_" + parameter.removesuffix(".weight").replace(".", "_")
 
 
 def _words(tokens: tuple[str, ...], name: str) -> dict[str, str]:

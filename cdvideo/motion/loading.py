@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from cdvideo.base.catalog import MOTIONS
 from cdvideo.base.hub import fetch
 from cdvideo.base.layout import choose, motion_requirements, weight_files
 from cdvideo.base.loading import locate
+from cdvideo.base.lora import load_lora
 from cdvideo.base.weights import State, read_json, read_tensors
 from cdvideo.errors import UserError
 from cdvideo.motion.attach import check_widths
@@ -20,6 +23,8 @@ from cdvideo.motion.lora_layout import RENAMED
 from cdvideo.motion.module import POSITIONS, MotionModule, adapter_settings
 from cdvideo.resources import resource
 
+ADAPTER_CONFIG = "cdvideo_motion_adapter"
+"""Where a file's header keeps a `MotionAdapter`'s configuration, as JSON."""
 _POSITIONS = re.compile(r"\.attention_blocks\.(\d+)\.pos_encoder\.pe$")
 
 
@@ -29,14 +34,8 @@ def load_motion(source: str, *, base_unet: Any, dtype: torch.dtype, device: torc
     Raises UserError where it cannot be found or read, is something else (and says what), or belongs to another base than `base_unet`.
     """
     half = dtype != torch.float32
-    canonical_id, path = locate(
-        source,
-        kind="motion module",
-        aliases=MOTIONS,
-        shipped=lambda name: resource("motion_modules", name),
-        fetch_from_hub=lambda location: fetch(location, motion_requirements(half=half), what="motion module", offline=offline),
-    )
-    file, config = (_file_in(path, half), read_json(path / "config.json")) if path.is_dir() else (path, _config_beside(path))
+    canonical_id, path = locate_motion(source, half=half, offline=offline)
+    file, config = file_and_config(path, half=half)
     state = read_tensors(file)
     _check_kind(file, state)
     settings = adapter_settings(config, source) if config else {}
@@ -44,16 +43,55 @@ def load_motion(source: str, *, base_unet: Any, dtype: torch.dtype, device: torc
         renamed(state, source), source=source, canonical_id=canonical_id, dtype=dtype, device=device, **settings
     )
     check_widths(base_unet, module)
-    return module
+    preset = next((alias.preset for alias in MOTIONS.values() if alias.location == canonical_id), None)
+    return replace(module, preset=preset)
+
+
+def locate_motion(source: str, *, half: bool, offline: bool = False) -> tuple[str, Path]:
+    """(canonical id, local path) of a motion module; `half` prefers fp16 files. Raises UserError where it cannot be found."""
+    return locate(
+        source,
+        kind="motion module",
+        aliases=MOTIONS,
+        shipped=lambda name: resource("motion_modules", name),
+        fetch_from_hub=lambda location: fetch(location, motion_requirements(half=half), what="motion module", offline=offline),
+    )
 
 
 def motion_for(base: Base, source: str | None = None, *, offline: bool = False) -> MotionModule:
     """The motion module of `source`, or the base's own where that is None, for the base in its precision and on its device.
 
+    A known module that needs LoRAs in the image model comes with them, for a `Studio` to put in.
+
     Raises UserError as `load_motion` does.
     """
     chosen = source or base.preset.default_motion
-    return load_motion(chosen, base_unet=base.unet, dtype=base.dtype, device=base.device, offline=offline)
+    module = load_motion(chosen, base_unet=base.unet, dtype=base.dtype, device=base.device, offline=offline)
+    own = module.preset.loras if module.preset else ()
+    return replace(module, loras=tuple((load_lora(name, base=base, offline=offline), strength) for name, strength in own))
+
+
+def file_and_config(path: Path, *, half: bool) -> tuple[Path, dict[str, Any]]:
+    """The file of a motion module's tensors, and the configuration that comes with it; {} where none does.
+
+    `half` prefers a folder's fp16 file. Raises UserError for a folder that is no motion module's.
+    """
+    if path.is_dir():
+        return _file_in(path, half), read_json(path / "config.json")
+    return path, _config_inside(path) or _config_beside(path)
+
+
+def _config_inside(file: Path) -> dict[str, Any]:
+    """The configuration that a conversion left in the header of a file in AnimateDiff's layout."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            return dict(json.loads((opened.metadata() or {}).get(ADAPTER_CONFIG, "{}")))
+    except (SafetensorError, OSError):
+        return {}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} has a damaged header", cause=f"its {ADAPTER_CONFIG}: {error}", remedy="convert it again") from error
 
 
 def _file_in(folder: Path, half: bool) -> Path:

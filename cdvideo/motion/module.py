@@ -12,11 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cdvideo.base.catalog import MotionPreset
+from cdvideo.base.lora import WeightedImageLora
 from cdvideo.base.weights import converted, digest
 from cdvideo.errors import UserError
 
 POSITIONS = ".pos_embed.pe"
 DEFAULT_MAX_FRAMES = 32
+NUM_HEADS, NUM_NORM_GROUPS = 8, 32
+"""AnimateDiff's own, which its files do not say."""
 _V1_MAX_FRAMES = 24
 
 
@@ -25,7 +29,8 @@ class MotionModule:
     """An AnimateDiff motion module. `state` holds `MotionAdapter`'s parameters, and position tables where the file had them.
 
     `version` is the family by shape: "v2" has a middle block, "v3" has none, "v1" has none and a table of 24 frames. `fingerprint` is over
-    the weights as they lie in the file, whatever they are cast to afterwards.
+    the weights as they lie in the file, whatever they are cast to afterwards. `preset` is how a known module is to be sampled, and `loras`
+    are those that it needs in the image model.
     """
 
     source: str
@@ -35,6 +40,8 @@ class MotionModule:
     num_norm_groups: int
     max_frames: int
     fingerprint: str
+    preset: MotionPreset | None = None
+    loras: tuple[WeightedImageLora, ...] = ()
 
     @classmethod
     def from_state(
@@ -43,8 +50,8 @@ class MotionModule:
         *,
         source: str,
         canonical_id: str | None = None,
-        num_heads: int | tuple[int, ...] = 8,
-        num_norm_groups: int = 32,
+        num_heads: int | tuple[int, ...] = NUM_HEADS,
+        num_norm_groups: int = NUM_NORM_GROUPS,
         max_frames: int = DEFAULT_MAX_FRAMES,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
@@ -101,10 +108,10 @@ def adapter_settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             cause=f"it is made for image-to-video: its UNet takes {config['conv_in_channels']} channels (PIA)",
             remedy="choose a text-to-video module, such as --motion v2",
         )
-    heads = config.get("motion_num_attention_heads", 8)
+    heads = config.get("motion_num_attention_heads", NUM_HEADS)
     return {
         "num_heads": heads if isinstance(heads, int) else tuple(heads),
-        "num_norm_groups": config.get("motion_norm_num_groups", 32),
+        "num_norm_groups": config.get("motion_norm_num_groups", NUM_NORM_GROUPS),
         "max_frames": config.get("motion_max_seq_length", DEFAULT_MAX_FRAMES),
     }
 

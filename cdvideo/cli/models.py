@@ -1,22 +1,63 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from cdvideo.cli.options import offline_option
 
-@click.command("models")
-def command() -> None:
-    """List the known models, what is cached on this machine, and each licence.
+
+@click.group("models", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """List the known models, what is cached on this machine, and each licence; or convert motion modules.
 
     \b
-    Example:
+    Examples:
       cdvideo models
+      cdvideo models convert mm_sd_v15_v2.ckpt --out motion-v2
     """
-    from cdvideo.base.catalog import BASES, MOTIONS
+    if context.invoked_subcommand is None:
+        _list()
+
+
+@command.command("convert")
+@click.argument("source")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder for a module in diffusers' layout; else a file.")
+@click.option("--to", type=click.Choice(["diffusers", "original"]), help="The layout to write; by default the one that SOURCE is not in.")
+@click.option("--dtype", type=click.Choice(["fp16", "fp32"]), help="The precision to write; by default every tensor as it is.")
+@click.option("--force", "--overwrite", "overwrite", is_flag=True, help="Replace what is there already.")
+@offline_option
+def convert_command(source: str, out: Path, to: str | None, dtype: str | None, overwrite: bool, offline: bool) -> None:
+    """Convert a motion module or MotionLoRA between AnimateDiff's own layout and diffusers'.
+
+    SOURCE is a file, a folder, a known module's name or a hub id. Nothing is lost: there and back again is bit-identical.
+
+    \b
+    Examples:
+      cdvideo models convert mm_sd_v15_v2.ckpt --out motion-v2
+      cdvideo models convert motion-v2 --out mm_sd_v15_v2.safetensors --dtype fp16
+      cdvideo models convert v2_lora_ZoomIn.ckpt --out zoom-in.safetensors
+    """
+    from cdvideo.motion import convert
+
+    done = convert(source, out, to=to, dtype=dtype, overwrite=overwrite, offline=offline)
+    names = {"diffusers": "diffusers' layout", "original": "AnimateDiff's own layout"}
+    click.echo(f"{source}: {done.kind}, {done.details}, in {names[done.layout]}")
+    if done.rounded:
+        note = click.style("note:", fg="yellow")
+        click.echo(f"{note} its alphas are multiplied into its matrices, which is exact for powers of two alone", err=True)
+    for file in done.files:
+        click.echo(f"wrote {file} ({names[done.to]})")
+
+
+def _list() -> None:
+    from cdvideo.base.catalog import BASES, LORAS, MOTIONS
     from cdvideo.base.hub import cached_models
 
     cached = cached_models()
     sizes = {model.location: model.size_bytes for model in cached}
-    for title, aliases in (("bases (--base)", BASES), ("motion modules (--motion)", MOTIONS)):
+    for title, aliases in (("bases (--base)", BASES), ("motion modules (--motion)", MOTIONS), ("LoRAs (--lora)", LORAS)):
         click.secho(title, bold=True)
         for alias in aliases.values():
             if alias.location is None:
@@ -25,7 +66,9 @@ def command() -> None:
                 state = f"cached, {_gigabytes(sizes[alias.location])}"
             else:
                 state = f"fetched when first used, about {_gigabytes(alias.download_bytes)}"
-            click.echo(f"  {alias.name:<8} {alias.title}\n           {state}; {alias.licence}\n           {alias.location or alias.home}")
+            click.echo(
+                f"  {alias.name:<10} {alias.title}\n             {state}; {alias.licence}\n             {alias.location or alias.home}"
+            )
     others = [model for model in cached if model.alias is None and model.kind != "other"]
     if others:
         click.secho("also cached", bold=True)

@@ -104,7 +104,7 @@ def load_motion_lora(source: str, *, motion: MotionModule, kind: str, offline: b
     something else (and says what), or was made for another module.
     """
     canonical_id, path = locate_motion_lora(source, kind=kind, offline=offline)
-    file = _file_in(path) if path.is_dir() else path
+    file = lora_file(path) if path.is_dir() else path
     state = read_tensors(file)
     _check_kind(file, state)
     lora = MotionLora.from_state(state, source=source, canonical_id=canonical_id, settings=adapter_settings(file))
@@ -124,7 +124,8 @@ def locate_motion_lora(source: str, *, kind: str, offline: bool = False) -> tupl
     )
 
 
-def _file_in(folder: Path) -> Path:
+def lora_file(folder: Path) -> Path:
+    """The MotionLoRA's file in a folder. Raises UserError where there is none."""
     files, missing = choose(lora_requirements(), lambda name: (folder / name).is_file())
     if missing:
         raise UserError(f"{folder} holds no MotionLoRA", cause=f"it lacks {missing[0]}", remedy="give the file itself")

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from cdvideo.base.low_rank import LowRank, low_rank_changes
 from cdvideo.base.weights import State
 from cdvideo.errors import UserError
@@ -40,8 +42,22 @@ def official_state(changes: Mapping[str, LowRank]) -> State:
     state: State = {}
     for layer, low_rank in changes.items():
         state[official_name(layer, "down")] = low_rank.down
-        state[official_name(layer, "up")] = low_rank.up if low_rank.scale == 1 else (low_rank.up.float() * low_rank.scale).to(low_rank.up)
+        state[official_name(layer, "up")] = _scaled_up(low_rank)
     return state
+
+
+def diffusers_state(changes: Mapping[str, LowRank]) -> State:
+    """The changes as diffusers saves them, under peft's names; what an alpha scales by is multiplied into `lora_B`."""
+    state: State = {}
+    for layer, low_rank in changes.items():
+        state[f"unet.{layer}.lora_A.weight"] = low_rank.down
+        state[f"unet.{layer}.lora_B.weight"] = _scaled_up(low_rank)
+    return state
+
+
+def _scaled_up(low_rank: LowRank) -> Tensor:
+    """`up` times the scale, in its own precision: itself where the scale is 1."""
+    return low_rank.up if low_rank.scale == 1 else (low_rank.up.float() * low_rank.scale).to(low_rank.up)
 
 
 def official_name(layer: str, part: str) -> str:

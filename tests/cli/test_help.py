@@ -54,7 +54,7 @@ def examples() -> list[str]:
 def test_examples_parse(line):
     arguments = shlex.split(line)[1:]
     command, context = main, click.Context(main, info_name="cdvideo")
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and (arguments or not command.invoke_without_command):
         name, command, arguments = command.resolve_command(context, arguments)
         assert command is not None, name
     command.make_context(command.name, arguments, parent=context)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
@@ -66,6 +66,14 @@ class Workshop:
         vision = self.folder / "vision"
         return clip.Lesson.finished(self.folder / "clip", vision if (vision / CHECKPOINT).exists() else None)
 
+    def moving(self) -> tuple[UNet2DConditionModel, MotionAdapter]:
+        """The UNet and the motion module, which learns last and teaches the UNet's keys and values with it."""
+        return motion.finished(self.folder / "unet", self.folder / "motion")
+
+    def unet(self) -> UNet2DConditionModel:
+        """As good as it is by now."""
+        return self.moving()[0] if (self.folder / "motion" / CHECKPOINT).exists() else unet.finished(self.folder / "unet")
+
     def pipeline(self) -> StableDiffusionPipeline:
         """The image model of the parts that are trained by now."""
         lesson = self.clip()
@@ -73,7 +81,7 @@ class Workshop:
             vae=self.autoencoder(),
             text_encoder=lesson.model.text_model.eval(),
             tokenizer=lesson.tokenizer,
-            unet=unet.finished(self.folder / "unet"),
+            unet=self.unet(),
             scheduler=DDIMScheduler.from_config(SCHEDULES["stable-diffusion"]),
             safety_checker=None,
             feature_extractor=None,
@@ -139,10 +147,11 @@ def train_unet(workshop: Workshop, seconds: float) -> None:
 
 
 def train_motion(workshop: Workshop, seconds: float) -> None:
-    data = workshop.latents("clips", count=NUM_CLIPS, seed=200, num_frames=CLIP_FRAMES)
+    clips = workshop.latents("clips", count=NUM_CLIPS, seed=200, num_frames=CLIP_FRAMES)
+    stills = workshop.latents("stills", count=NUM_STILLS, seed=100)
     folder = workshop.folder
-    on_every_core(motion.train_worker, data, folder / "unet", folder / "motion", seconds, processes=workshop.processes)
-    workshop.keep("motion", motion.show(workshop.pipeline(), motion.finished(folder / "unet", folder / "motion")))
+    on_every_core(motion.train_worker, clips, stills, folder / "unet", folder / "motion", seconds, processes=workshop.processes)
+    workshop.keep("motion", motion.show(workshop.pipeline(), workshop.moving()[1]))
 
 
 def train_cameras(workshop: Workshop, seconds: float) -> None:
@@ -154,7 +163,7 @@ def train_cameras(workshop: Workshop, seconds: float) -> None:
         on_every_core(camera.train_worker, data, folder / "unet", folder / "motion", own, share, processes=workshop.processes)
         workshop.keep(f"cameras/{move}")
     moves = {move: camera.finished(folder / "cameras" / move) for move in CAMERAS}
-    camera.show(workshop.pipeline(), motion.finished(folder / "unet", folder / "motion"), moves).save(folder / "cameras" / "samples.png")
+    camera.show(workshop.pipeline(), workshop.moving()[1], moves).save(folder / "cameras" / "samples.png")
 
 
 def begin_with_shipped(workshop: Workshop) -> None:
@@ -185,11 +194,12 @@ def export(workshop: Workshop) -> None:
     lesson = workshop.clip()
     if (folder / "judge" / CHECKPOINT).exists():
         judge.save(judge.finished(folder / "judge"), WEIGHTS / "judge")
+    base, adapter = workshop.moving()
     parts = {
         "vae": workshop.autoencoder(),
         "text_encoder": lesson.model.text_model,
         "clip": lesson.model,
-        "unet": unet.finished(folder / "unet"),
+        "unet": base,
     }
     for name, part in parts.items():
         shutil.rmtree(WEIGHTS / name, ignore_errors=True)
@@ -200,7 +210,7 @@ def export(workshop: Workshop) -> None:
         path = WEIGHTS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")
-    motion.finished(folder / "unet", folder / "motion").half().save_pretrained(MOTION_WEIGHTS)
+    adapter.half().save_pretrained(MOTION_WEIGHTS)
     for move in CAMERAS if all((folder / "cameras" / move / CHECKPOINT).exists() for move in CAMERAS) else ():
         save_motion_lora(MOTION_WEIGHTS / "loras" / f"{move}.safetensors", camera.finished(folder / "cameras" / move))
 

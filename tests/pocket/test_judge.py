@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from cdvideo.pocket import judge
 from cdvideo.pocket.recipes import alone
@@ -154,24 +154,40 @@ T = np.arange(16) / 16
 )
 def test_motions_are_told_from_poses(motion, changes):
     poses = track(**changes)
-    assert judge.motion_of(poses) == motion
-    assert judge.motion_of(poses + np.random.default_rng(0).normal(0, (0.01, 0.01, 0.02, 0.04), poses.shape)) == motion
+    assert judge.motion_of(poses, poses[:, 3]) == motion
+    noisy = poses + np.random.default_rng(0).normal(0, (0.01, 0.01, 0.02, 0.04), poses.shape)
+    assert judge.motion_of(noisy, noisy[:, 3]) == motion
     poses[5] = (0.2, 0.3, 0.4, 1.5)
-    assert judge.motion_of(poses) == motion, "one frame is misread"
+    assert judge.motion_of(poses, poses[:, 3]) == motion, "one frame is misread"
 
 
 @pytest.mark.parametrize("motion", [None, *MOTIONS])
 @pytest.mark.parametrize("phase", [0.0, 0.3, 0.7])
 @pytest.mark.parametrize("amplitude", [0.85, 1.15])
 def test_the_worlds_own_tracks_are_named_as_they_were_made(motion, phase, amplitude):
-    poses = [moved(Pose(0.5, 0.55, 0.6), motion, at, amplitude, phase) for at in T]
-    assert judge.motion_of(np.array([(pose.x, pose.y, pose.height, pose.angle) for pose in poses])) == motion
+    poses = np.array([tuple(vars(moved(Pose(0.5, 0.55, 0.6), motion, at, amplitude, phase)).values()) for at in T])
+    assert judge.motion_of(poses, poses[:, 3]) == motion
+
+
+def test_a_lean_is_read_from_the_pictures():
+    leans = np.array([0.0, 0.1, 0.3, -0.2, -0.4, 0.05])
+    frames = []
+    for lean in leans:
+        picture = Image.new("RGB", (128, 128), (90, 160, 200))
+        corners = [(-30, -30), (30, -30), (12, 34), (-24, 30)]
+        cos, sin = math.cos(lean), math.sin(lean)
+        draw = ImageDraw.Draw(picture)
+        draw.polygon([(57 + cos * x - sin * y, 77 + sin * x + cos * y) for x, y in corners], fill=(150, 90, 40))
+        draw.circle((57 + cos * 10 + sin * 12, 77 + sin * 10 - cos * 12), 6, fill=(20, 20, 20))
+        frames.append(np.asarray(picture))
+    poses = np.tile([57.5 / 128, 77.5 / 128, 0.6, 0.0], (len(leans), 1))
+    assert np.abs(judge.tilts(np.stack(frames), poses) - leans).max() <= 0.05
 
 
 def test_a_track_needs_frames_and_poses():
     for shape in ((16, 3), (3, 4), (4,)):
         with pytest.raises(ValueError, match="at least four frames"):
-            judge.motion_of(np.ones(shape))
+            judge.motion_of(np.ones(shape), np.zeros(shape[0]))
 
 
 def test_targets_hold_both_subjects_and_the_options_own_order():

@@ -1,14 +1,16 @@
 """The recipes' parts: noise as the schedulers define it, an autoencoder that starts as the identity, trainings that resume."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 from PIL import Image
 
 from cdvideo.pocket.recipes import autoencoder, clip
-from cdvideo.pocket.recipes.diffusion import Noising, cumulative_alphas
+from cdvideo.pocket.recipes.diffusion import Noising, cumulative_alphas, where_motion_is, where_shapes_are
 from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.optimisers import Optimisers
 from cdvideo.pocket.recipes.pictures import draw_curve, grid
@@ -26,7 +28,7 @@ def test_noise_schedules_are_the_samplers_own(row, schedule):
 
 
 def test_noisy_latents_hold_the_noise_that_is_asked_for():
-    noising, generator = Noising(torch.device("cpu")), torch.Generator().manual_seed(0)
+    noising, generator = Noising(torch.device("cpu"), where_shapes_are()), torch.Generator().manual_seed(0)
     clean = torch.randn(64, 4, 16, 16, generator=generator)
     noisy, noise, timesteps = noising(clean, generator, schedule=1)
     alphas = cumulative_alphas()[1, timesteps].view(-1, 1, 1, 1)
@@ -34,15 +36,60 @@ def test_noisy_latents_hold_the_noise_that_is_asked_for():
 
 
 def test_timesteps_are_drawn_where_shapes_are_decided():
-    noising = Noising(torch.device("cpu"), uniform=0.0)
+    density = where_shapes_are(uniform=0.0)
     alphas = cumulative_alphas()[0, [50, 500]]
     snr = alphas / (1 - alphas)
     # At step 50 the signal is far above gamma, at 500 below: min-SNR weights 5 / SNR and 1, each times SNR / (SNR + floor).
     ratio = (5 / snr[0] * snr[0] / (snr[0] + 0.1)) / (snr[1] / (snr[1] + 0.1))
     assert snr[0] > 5 > snr[1]
-    assert torch.isclose(noising.density[0, 50] / noising.density[0, 500], ratio)
-    assert torch.allclose(noising.density.sum(1), torch.ones(2))
-    assert (noising.density.argmax(1) > 100).all() and (noising.density.argmax(1) < 400).all()
+    assert torch.isclose(density[0, 50] / density[0, 500], ratio)
+    assert torch.allclose(density.sum(1), torch.ones(2))
+    assert (density.argmax(1) > 100).all() and (density.argmax(1) < 400).all()
+
+
+def test_a_clips_timesteps_are_drawn_evenly_by_their_noise():
+    density, alphas = where_motion_is(), cumulative_alphas()
+    assert torch.allclose(density.sum(1), torch.ones(2))
+    snr = alphas / (1 - alphas)
+    assert (density[snr >= 1] == 0).all() and (density >= 0).all()
+    for low, high in ((0.01, 0.04), (0.05, 0.2), (0.2, 0.8)):
+        share = density[1][(snr[1] > low) & (snr[1] < high)].sum()
+        assert math.isclose(share, math.log(4) / math.log(1 / snr[1, -1]), rel_tol=0.03), "each a factor of four"
+
+
+def test_two_processes_train_the_motion_module_and_teach_the_base(tmp_path):
+    from cdvideo.pocket.recipes import motion, unet
+
+    torch.manual_seed(0)
+    base = unet.build()
+    with torch.no_grad():
+        for value in base.parameters():
+            value.add_(0.02 * torch.randn_like(value))
+    Run.open(tmp_path / "unet").save(average=Average(base, unet.DECAY))
+    generator = torch.Generator().manual_seed(0)
+    for name, count, num_frames in (("clips", motion.HELD_OUT + 8, 16), ("stills", unet.HELD_OUT + 16, 1)):
+        mean = torch.randn(count, num_frames, 4, 16, 16, generator=generator).half()
+        text = torch.randn(count, 8, 192, generator=generator).half()
+        Latents(mean, torch.zeros_like(mean), text, torch.zeros(8, 192).half()).save(tmp_path / f"{name}.pt")
+    data = (tmp_path / "clips.pt", tmp_path / "stills.pt")
+    on_every_core(motion.train_worker, *data, tmp_path / "unet", tmp_path / "motion", 3.0, processes=2)
+    taught, adapter = motion.finished(tmp_path / "unet", tmp_path / "motion")
+    before, after = base.state_dict(), taught.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {name for name in before if ".attn2.to_k." in name or ".attn2.to_v." in name}
+    assert all(value.abs().sum() > 0 for name, value in adapter.named_parameters() if "proj_out.weight" in name)
+
+
+def test_frames_keep_their_own_positions():
+    from cdvideo.pocket.recipes import motion, unet
+
+    base = unet.build()
+    model = motion.moving_parts(base, motion.build(base))
+    tables = [layer.pe.clone() for layer in model.modules() if isinstance(layer, SinusoidalPositionalEmbedding)]
+    frames = motion.Positions(model).chosen(16, torch.Generator().manual_seed(1))
+    assert len(frames) == motion.FRAMES_A_STEP and (frames.diff() > 0).all() and frames.tolist() != list(range(8))
+    shown = [layer.pe for layer in model.modules() if isinstance(layer, SinusoidalPositionalEmbedding)]
+    assert all(torch.equal(now[0, 3], table[0, frames[3]]) for now, table in zip(shown, tables, strict=True))
 
 
 def test_the_autoencoder_starts_near_the_identity():
@@ -132,7 +179,8 @@ def test_two_processes_train_a_camera_move_for_a_frozen_motion_module(tmp_path):
     torch.manual_seed(0)
     base = unet.build()
     adapter = motion.build(base)
-    for name, trained, decay in (("unet", base, unet.DECAY), ("motion", motion.moving_parts(base, adapter), motion.DECAY)):
+    for name, decay in (("unet", unet.DECAY), ("motion", motion.DECAY)):
+        trained = base if name == "unet" else motion.moving_parts(base, adapter)
         with torch.no_grad():
             for value in trained.parameters():
                 value.add_(0.02 * torch.randn_like(value) * value.requires_grad)
@@ -147,7 +195,7 @@ def test_two_processes_train_a_camera_move_for_a_frozen_motion_module(tmp_path):
     assert all(value.abs().sum() > 0 for value in state.values()), "every zero-initialised matrix has moved"
 
     lora = MotionLora.from_state(state, source="zoom-in")
-    made = motion.finished(tmp_path / "unet", tmp_path / "motion")
+    _, made = motion.finished(tmp_path / "unet", tmp_path / "motion")
     assert all(torch.equal(value, adapter.state_dict()[name]) for name, value in made.state_dict().items()), "the module is frozen"
     inputs = torch.randn(1, 4, 16, 8, 8), torch.tensor(500), torch.randn(16, 8, 192)
     trained = camera.moving_parts(attach(base, MotionModule.from_adapter(adapter, source="pocket")))

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from cdvideo.motion import LoraInjection, MotionLora, MotionModule, attach
 from cdvideo.motion.lora_layout import official_name
 from cdvideo.pocket.recipes import motion, unet
-from cdvideo.pocket.recipes.diffusion import Noising
+from cdvideo.pocket.recipes.diffusion import Noising, where_motion_is
 from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.processes import Shared
 from cdvideo.pocket.recipes.run import CHECKPOINT
@@ -60,19 +60,22 @@ def train_worker(rank: int, processes: int, data: Path, unet_folder: Path, motio
         processes=processes,
         folder=folder,
         seconds=seconds,
-        batch_size=4,
-        gpu_batch_size=16,
+        batch_size=8,
+        gpu_batch_size=32,
         learning_rate=2e-3,
         average_decay=DECAY,
         log_every=20,
     )
-    latents, noising = Latents.load(data).to(shared.device), Noising(shared.device, floor=motion.FLOOR)
-    adapter = motion.finished(unet_folder, motion_folder)
-    model = moving_parts(attach(unet.finished(unet_folder), MotionModule.from_adapter(adapter, source="pocket")))
+    latents, noising = Latents.load(data).to(shared.device), Noising(shared.device, where_motion_is())
+    base, adapter = motion.finished(unet_folder, motion_folder)
+    model = moving_parts(attach(base, MotionModule.from_adapter(adapter, source="pocket")))
     unet.plain_attention_on_cpu(model, shared.device)
 
+    positions = motion.Positions(model)
+
     def error(picked: Tensor, generator: torch.Generator) -> Tensor:
-        return motion.noise_error(model, latents, picked, noising, generator)
+        frames = positions.chosen(latents.num_frames, generator)
+        return motion.noise_error(model, latents, picked, noising, generator, frames)
 
     shared.train(model, error, len(latents), HELD_OUT)
 

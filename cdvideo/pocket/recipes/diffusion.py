@@ -6,6 +6,8 @@ home under both.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,20 +22,45 @@ def cumulative_alphas() -> Tensor:
     return torch.stack([torch.cumprod(1 - betas, 0) for betas in (scaled, linear)]).float()
 
 
-class Noising:
-    """Adds noise at timesteps drawn where they count.
+def where_shapes_are(gamma: float = 5.0, floor: float = 0.1, uniform: float = 0.1) -> Tensor:
+    """How often a still's timesteps are drawn, (2, 1000).
 
     Min-SNR weighting (Hang et al. 2023, gamma 5) gives the nearly clean timesteps little weight. Instead of training on them and weighing
     their losses down, timesteps are drawn in proportion to that weight, plus a little of the uniform distribution. The noisiest, where
     only the place can be guessed and is learnt within minutes, are drawn less too: half as often where the signal's power is `floor` times
     the noise's. Shapes are decided in between.
     """
+    alphas = cumulative_alphas()
+    snr = alphas / (1 - alphas)
+    weight = snr.clamp(max=gamma) / snr * snr / (snr + floor)
+    return (1 - uniform) * weight / weight.sum(1, keepdim=True) + uniform / NUM_TIMESTEPS
 
-    def __init__(self, device: torch.device, gamma: float = 5.0, floor: float = 0.1, uniform: float = 0.1) -> None:
-        self.alphas = cumulative_alphas().to(device)
-        snr = self.alphas / (1 - self.alphas)
-        weight = snr.clamp(max=gamma) / snr * snr / (snr + floor)
-        self.density = (1 - uniform) * weight / weight.sum(1, keepdim=True) + uniform / NUM_TIMESTEPS
+
+def where_motion_is(highest_snr: float = 1.0) -> Tensor:
+    """How often a clip's timesteps are drawn, (2, 1000): every signal-to-noise ratio below `highest_snr` as often on a logarithmic scale.
+
+    Sixteen frames say together what one leaves open, so that which way a subject walks is decided where a still is all noise.
+    """
+    alphas = cumulative_alphas()
+    logs = torch.log(alphas / (1 - alphas))
+    steps = torch.diff(logs, dim=1, prepend=logs[:, :1]).neg() * (logs < math.log(highest_snr))
+    return steps / steps.sum(1, keepdim=True)
+
+
+def usual_clip_error(snr: Tensor) -> Tensor:
+    """About the mean squared error of a trained model's predicted noise for a clip at a signal-to-noise ratio.
+
+    Measured on held-out clips: 0.0008 at a ratio of 0.0016, 0.0045 at 0.023, 0.03 at 0.41. Errors divided by it weigh alike at every
+    timestep; undivided, the noisiest, which decide the motion, would hardly count.
+    """
+    return 0.0525 * snr**0.65
+
+
+class Noising:
+    """Adds noise at timesteps drawn where they count: `density` (2, 1000) says how often each, for both schedules."""
+
+    def __init__(self, device: torch.device, density: Tensor) -> None:
+        self.alphas, self.density = cumulative_alphas().to(device), density.to(device)
 
     def __call__(self, latents: Tensor, generator: torch.Generator, schedule: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Noisy latents, the noise and the timesteps (B,) for `latents` (B, ...); `schedule` 0 or 1, both where not given."""
@@ -45,3 +72,8 @@ class Noising:
         noise = torch.randn(latents.shape, generator=generator, device=device)
         alphas = self.alphas[rows, timesteps].reshape(-1, *[1] * (latents.ndim - 1))
         return alphas.sqrt() * latents + (1 - alphas).sqrt() * noise, noise, timesteps
+
+    def snr(self, timesteps: Tensor, schedule: int) -> Tensor:
+        """Signal-to-noise ratios (B,) at timesteps of a schedule."""
+        alphas = self.alphas[schedule, timesteps]
+        return alphas / (1 - alphas)

@@ -46,6 +46,10 @@ class Latents:
         stacked = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("mean", "std", "text")}
         return cls(**stacked, empty=parts[0].empty)
 
+    @property
+    def num_frames(self) -> int:
+        return self.mean.shape[1]
+
     def __len__(self) -> int:
         return len(self.mean)
 

@@ -1,23 +1,27 @@
-"""The motion module: an AnimateDiff V2 MotionAdapter for the pocket UNet, trained on clips with the UNet frozen.
+"""The motion module: an AnimateDiff V2 MotionAdapter for the pocket UNet, trained on clips.
 
 Its output projections start at zero, so that training starts from the still model (Guo et al. 2023, section 4.2). Clips follow
-AnimateDiff's linear schedule.
+AnimateDiff's linear schedule. The UNet is frozen but for its cross-attention's keys and values: to stills "walking left" and "walking
+right" look alike, so that these would otherwise tell the motion module nothing of the direction. Stills are learnt beside the clips, so
+that the UNet stays as good at them as it was.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
 import torch
 from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipeline, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 from PIL import Image
 from torch import Tensor, nn
 
 from cdvideo.motion import MotionModule, attach
 from cdvideo.pocket.recipes import unet
-from cdvideo.pocket.recipes.diffusion import Noising
+from cdvideo.pocket.recipes.diffusion import Noising, usual_clip_error, where_motion_is, where_shapes_are
 from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.pictures import grid
 from cdvideo.pocket.recipes.processes import Shared
@@ -28,9 +32,14 @@ from cdvideo.sampling.schedules import make_scheduler
 DECAY = 0.998
 HELD_OUT = 32
 LINEAR = 1
-FLOOR = 0.1 / 16
-"""Sixteen frames say together what one leaves open, so that where a subject walks is decided at sixteen times a still's noise."""
+FRAMES_A_STEP = 8
+"""A step sees half of a clip's frames, each at its own position: twice as many clips in the same time."""
+STILLS_FOR_A_CLIP = 2
+STILLS_WEIGHT = 4.0
+"""A still's error is about a sixteenth of a clip's divided one."""
 SHOWN = (("bear", "on the beach"), ("car", "on the street"), ("penguin", "in the snow"), ("cat", "on a pink background"))
+
+_KEYS_AND_VALUES = re.compile(r"(down_blocks|mid_block|up_blocks)\.(?:(?!motion_modules).)+\.attn2\.to_[kv]\.weight")
 
 
 def build(base: UNet2DConditionModel) -> MotionAdapter:
@@ -51,55 +60,87 @@ def build(base: UNet2DConditionModel) -> MotionAdapter:
 
 
 def moving_parts(base: UNet2DConditionModel, adapter: MotionAdapter) -> UNetMotionModel:
-    """The motion UNet, sharing the base's and the adapter's memory; only the adapter's parameters require gradients."""
+    """The motion UNet, sharing the base's and the adapter's memory.
+
+    Only the adapter's parameters and the cross-attention's keys and values require gradients; the latter are the base's own, too.
+    """
     model = attach(base, MotionModule.from_adapter(adapter, source="pocket"))
+    base.requires_grad_(False)
     for name, value in model.named_parameters():
-        value.requires_grad_(".motion_modules." in name)
+        value.requires_grad_(".motion_modules." in name or _KEYS_AND_VALUES.fullmatch(name) is not None)
+        if _KEYS_AND_VALUES.fullmatch(name):
+            base.get_submodule(name.removesuffix(".weight")).weight = value
     return model
 
 
-def train_worker(rank: int, processes: int, data: Path, unet_folder: Path, folder: Path, seconds: float) -> None:
-    """One process's part in training the motion module on the encoded clips in `data`, for `seconds` in all."""
+class Positions:
+    """Shows a motion UNet some frames of a clip, each at its own position."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = [layer for layer in model.modules() if isinstance(layer, SinusoidalPositionalEmbedding)]
+        self.tables = [layer.pe.clone() for layer in self.layers]
+
+    def chosen(self, num_frames: int, generator: torch.Generator) -> Tensor:
+        """`FRAMES_A_STEP` frames, (F,) in their order, which the model takes its next input for."""
+        frames = torch.randperm(num_frames, generator=generator, device=generator.device)[:FRAMES_A_STEP].sort().values
+        for layer, table in zip(self.layers, self.tables, strict=True):
+            layer.pe = table[:, frames.to(table.device)].to(layer.pe.device)
+        return frames
+
+
+def train_worker(rank: int, processes: int, clips: Path, stills: Path, unet_folder: Path, folder: Path, seconds: float) -> None:
+    """One process's part in training the motion module on the encoded `clips` and `stills`, for `seconds` in all."""
     torch.manual_seed(0)
     shared = Shared(
         rank=rank,
         processes=processes,
         folder=folder,
         seconds=seconds,
-        batch_size=4,
-        gpu_batch_size=16,
+        batch_size=8,
+        gpu_batch_size=32,
         learning_rate=1.5e-3,
         average_decay=DECAY,
         log_every=50,
     )
-    latents, noising = Latents.load(data).to(shared.device), Noising(shared.device, floor=FLOOR)
-    base = unet.finished(unet_folder)
+    device = shared.device
+    moving, still = Latents.load(clips).to(device), Latents.load(stills).to(device)
+    clip_noise, still_noise = Noising(device, where_motion_is()), Noising(device, where_shapes_are())
+    base = unet.finished(unet_folder).to(device)
     model = moving_parts(base, build(base))
-    unet.plain_attention_on_cpu(model, shared.device)
+    for part in (base, model):
+        unet.plain_attention_on_cpu(part, device)
+    positions = Positions(model)
 
     def error(picked: Tensor, generator: torch.Generator) -> Tensor:
-        return noise_error(model, latents, picked, noising, generator)
+        frames = positions.chosen(moving.num_frames, generator)
+        of_clips = noise_error(model, moving, picked, clip_noise, generator, frames)
+        others = torch.randint(unet.HELD_OUT, len(still), (STILLS_FOR_A_CLIP * len(picked),), generator=generator, device=device)
+        return of_clips + STILLS_WEIGHT * unet.noise_error(base, still, others, still_noise, generator)
 
-    shared.train(model, error, len(latents), HELD_OUT)
+    shared.train(model, error, len(moving), HELD_OUT)
 
 
-def noise_error(model: nn.Module, latents: Latents, picked: Tensor, noising: Noising, generator: torch.Generator) -> Tensor:
+def noise_error(
+    model: nn.Module, latents: Latents, picked: Tensor, noising: Noising, generator: torch.Generator, frames: Tensor | None = None
+) -> Tensor:
+    """The error of the noise predicted for the picked clips (all of their frames, or `frames`) in units of the usual one."""
     clean = latents.drawn(picked, generator).transpose(1, 2)
+    clean = clean if frames is None else clean[:, :, frames]
     text = latents.said(picked, generator, unet.TEXT_DROP)
     noisy, noise, timesteps = noising(clean, generator, LINEAR)
     with torch.autocast(generator.device.type, torch.bfloat16):
         predicted = model(noisy, timesteps, text.repeat_interleave(clean.shape[2], dim=0)).sample
-    return (predicted.float() - noise).pow(2).mean()
+    return ((predicted.float() - noise).pow(2).mean((1, 2, 3, 4)) / usual_clip_error(noising.snr(timesteps, LINEAR))).mean()
 
 
-def finished(unet_folder: Path, folder: Path) -> MotionAdapter:
-    """The averaged motion module."""
+def finished(unet_folder: Path, folder: Path) -> tuple[UNet2DConditionModel, MotionAdapter]:
+    """The base with the keys and values that clips taught it, and the averaged motion module."""
     base = unet.finished(unet_folder)
     adapter = build(base)
     average = Average(moving_parts(base, adapter), DECAY)
     Run.open(folder, average=average)
     average.put()
-    return adapter.eval()
+    return base.eval().requires_grad_(False), adapter.eval()
 
 
 def show(base: StableDiffusionPipeline, adapter: MotionAdapter) -> Image.Image:

@@ -15,7 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import Tensor, nn
 
-from cdvideo.pocket.recipes.diffusion import Noising
+from cdvideo.pocket.recipes.diffusion import Noising, where_shapes_are
 from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.pictures import grid
 from cdvideo.pocket.recipes.processes import Shared
@@ -60,7 +60,7 @@ def train_worker(rank: int, processes: int, data: Path, folder: Path, seconds: f
         average_decay=DECAY,
         log_every=100,
     )
-    latents, noising = Latents.load(data).to(shared.device), Noising(shared.device)
+    latents, noising = Latents.load(data).to(shared.device), Noising(shared.device, where_shapes_are())
     model = build(latents.text.shape[-1])
     plain_attention_on_cpu(model, shared.device)
 

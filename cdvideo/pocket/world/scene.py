@@ -15,6 +15,8 @@ from cdvideo.pocket.world.subjects import SUBJECTS, Icon
 from cdvideo.pocket.world.things import HELD, WORN
 
 SIZES = ("small", "normal", "large")
+CLIP_MOTIONS = (*MOTIONS, "left", "right", "left", "right")
+"""How often clips show each motion: what tells one direction from the other takes more examples than what tells kinds apart."""
 HEIGHTS = {"small": (0.28, 0.38), "normal": (0.5, 0.66), "large": (0.8, 0.96)}
 """How tall a subject is, as a fraction of the picture."""
 
@@ -113,8 +115,8 @@ def sample_scene(rng: Generator, subject: str | None = None, *, moving: bool = F
         mirrored=chance(0.5),
         place=pick(list(PLACES)) if chance(0.68) else pick(list(COLOURS)),
         decor_seed=int(rng.integers(1 << 31)),
-        motion=pick(list(MOTIONS)) if chance(0.6 if moving else 0.25) else None,
-        camera=pick(list(CAMERAS)) if chance(0.25 if moving else 0.08) else None,
+        motion=pick(CLIP_MOTIONS if moving else list(MOTIONS)) if chance(0.8 if moving else 0.25) else None,
+        camera=pick(list(CAMERAS)) if chance(0.12 if moving else 0.08) else None,
         amplitude=float(rng.uniform(0.85, 1.15)),
         x=centre + float(rng.normal(0, 0.03)),
         y=0.55 + above + float(rng.normal(0, 0.02)),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cdvideo.animate.key_frames import key_frame_weights, values_by_frame
 from cdvideo.animate.reuse import EXACT, FeatureReuse, Speed, states_by_row
+from cdvideo.animate.sparing import SparingPredictor
 from cdvideo.animate.starting import Start
 from cdvideo.animate.text_states import TextKeyValues
 from cdvideo.base import Base
@@ -58,29 +59,29 @@ def denoised(
 
     latents = noise = first = draw()
     clean = start.latents(base).reshape(shape) if start else None
-    for number in range(rounds):
-        scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
-        if number:
-            noise = reinitialized_noise(scheduler, latents, first, draw())
-        latents = denoise(
-            _predictor(unet, num_frames, window=window, loop=loop, speed=speed),
-            scheduler,
-            noise,
-            text=text,
-            negative=negative,
-            guidance_scale=settings["guidance"],
-            generator=generator,
-            start=clean,
-            first_step=start.first_step(settings["steps"]) if start else 0,
-            guided_share=speed.guided_share,
-            on_step=_in_round(on_step, number, rounds),
-            on_prediction=on_prediction if number == rounds - 1 else None,
-        )
+    with SparingPredictor(base, noise_predictor(unet)) as plain:
+        for number in range(rounds):
+            scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
+            if number:
+                noise = reinitialized_noise(scheduler, latents, first, draw())
+            latents = denoise(
+                _predictor(unet, plain, num_frames, window=window, loop=loop, speed=speed),
+                scheduler,
+                noise,
+                text=text,
+                negative=negative,
+                guidance_scale=settings["guidance"],
+                generator=generator,
+                start=clean,
+                first_step=start.first_step(settings["steps"]) if start else 0,
+                guided_share=speed.guided_share,
+                on_step=_in_round(on_step, number, rounds),
+                on_prediction=on_prediction if number == rounds - 1 else None,
+            )
     return latents
 
 
-def _predictor(unet: Any, num_frames: int | None, *, window: int, loop: bool, speed: Speed) -> NoisePredictor:
-    plain = noise_predictor(unet)
+def _predictor(unet: Any, plain: NoisePredictor, num_frames: int | None, *, window: int, loop: bool, speed: Speed) -> NoisePredictor:
     if num_frames is None:
         return plain
     predict = FeatureReuse(unet, plain, every=speed.reuse_every, steady=not loop) if speed.reuse_every > 1 else plain

@@ -82,11 +82,20 @@ class Base:
         """Pictures (N, H, W, 3) uint8 on the CPU from latents (N, C, h, w), a few at a time.
 
         In fp16 or bf16 the autoencoder may overflow or draw black: such pictures are decoded once more in fp32, which is said. Raises
-        UserError where they still hold values that are not numbers.
+        UserError where they still hold values that are not numbers. Where memory runs out for some at once, they are decoded one by one.
         """
         parts, again = [], False
-        for part in latents.split(chunk):
-            decoded = self._decode(part)
+        for index, part in enumerate(latents.split(chunk)):
+            try:
+                decoded = self._decode(part)
+            except torch.OutOfMemoryError:
+                if chunk == 1:
+                    raise UserError(
+                        f"there is not enough memory on {self.device} to decode one picture", remedy="give a smaller --size"
+                    ) from None
+                warnings.warn("memory ran out: pictures are decoded one by one", UserNote, stacklevel=2)
+                parts.append(self.decode(latents[index * chunk :], chunk=1))
+                break
             if self.dtype != torch.float32 and _failed(decoded):
                 decoded, again = self._decode_in_fp32(part), True
             if not torch.isfinite(decoded).all():
@@ -105,7 +114,7 @@ class Base:
         return torch.cat(parts)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+        return self.vae.decode(latents.to(self.vae.device, self.vae.dtype) / self.vae.config.scaling_factor).sample
 
     def _decode_in_fp32(self, latents: Tensor) -> Tensor:
         self.vae.to(torch.float32)

@@ -20,7 +20,7 @@ VERBS = {
     "storyboard": "Turn a YAML file of shots into a film.",
     "concept": "Show, convert, compress and merge concept files.",
     "info": "Show what a concept, clip or film is made of.",
-    "models": "List the known models, what is cached, and their licences.",
+    "models": "List the known models and their licences; convert motion modules.",
 }
 
 

@@ -321,3 +321,23 @@ def test_a_chart_keeps_its_points_inside():
     drawing = line_chart("a", [Line(name="one", kind="ours", x=[1, 2, 3], y=[5.0, 9.0, 7.0], lows=[4, 8, 6], highs=[6, 10, 8])])
     points = [float(value) for points in re.findall(r'points="([^"]+)"', drawing) for value in re.split("[ ,]", points)]
     assert min(points) >= 0 and max(points[::2]) <= 340 and max(points[1::2]) <= 210
+
+
+def test_a_subject_is_followed_wherever_it_walks():
+    frames, poses = [], []
+    for step in range(4):
+        frame = np.zeros((128, 128, 3), np.uint8)
+        left = 20 + 15 * step
+        frame[50:82, left : left + 32] = np.linspace(40, 250, 32, dtype=np.uint8)[None, :, None]
+        frames.append(frame)
+        poses.append(((left + 16) / 128, 66 / 128, 32 / 128, 0.0))
+    cuts = likeness.followed(np.stack(frames), np.array(poses))
+    assert cuts.shape == (4, 128, 128, 3)
+    assert np.abs(cuts[1:].astype(int) - cuts[0]).max() <= 2, "the same wherever it is"
+    assert cuts[0].mean() > 90, "and nearly all of it is the subject"
+
+
+def test_the_worlds_own_moving_scenes_show_every_motion_in_turn():
+    scenes = [scene for scene, _ in zip(prompts.moving_scenes(np.random.default_rng(0)), range(2 * len(MOTIONS)), strict=False)]
+    assert [scene.motion for scene in scenes] == [*MOTIONS, *MOTIONS]
+    assert not any(scene.camera or scene.companion or scene.blurred for scene in scenes)

@@ -81,7 +81,7 @@ def main(
     judged = measure.stills(bench, stills)
     figures |= measure.still_figures(judged)
     moving = measure.clips(bench, clips)
-    figures |= measure.clip_figures(moving)
+    figures |= measure.clip_figures(moving) | measure.world_identity(bench, work / "icons")
     filmed = measure.cameras(bench, camera_prompts)
     figures["camera"] = rate([one.right for one in filmed], "" if filmed else "no MotionLoRAs in motion_modules/pocket/loras")
     chosen = tuple(subjects.split(",")) if subjects else tuple(sample_subjects())

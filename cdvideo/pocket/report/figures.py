@@ -46,7 +46,7 @@ GOALS: dict[str, Goal] = {
     "place": Goal(title="Place right", target=0.95, unit="%"),
     "all": Goal(title="All named parts right at once", target=0.75, unit="%"),
     "motion": Goal(title="Motion direction or kind right", target=0.85, unit="%"),
-    "identity": Goal(title="Subject identity kept (CLIP cosine with the first frame)", target=0.95, unit=""),
+    "identity": Goal(title="Subject identity kept from frame to frame (CLIP cosine)", target=0.95, unit=""),
     "camera": Goal(title="Camera MotionLoRA does what its name says", target=0.90, unit="%"),
     "still_s": Goal(title="A still picture", target=2, unit="s", at_most=True),
     "clip_s": Goal(title="A clip of 16 frames", target=20, unit="s", at_most=True),
@@ -57,7 +57,8 @@ ALSO: dict[str, tuple[str, str]] = {
     "colour": ("Colour of the subject right, where one is named", "%"),
     "worn_unasked": ("Something worn where the prompt names nothing", "%"),
     "held_unasked": ("Something held where the prompt names nothing", "%"),
-    "identity_neighbours": ("CLIP cosine of each frame with the one before it", ""),
+    "identity_to_first": ("Subject's CLIP cosine with its first frame", ""),
+    "identity_world": ("Identity in clips that the picture world paints itself", ""),
     "psnr_photos_db": ("Autoencoder PSNR on the photos in samples/", "dB"),
 }
 """Titles and units of the figures that have no target."""

@@ -53,11 +53,11 @@ def clips(judged: list[JudgedClip], folder: Path) -> str:
     for clip in judged:
         asked = clip.prompt.expected["motion"] or ""
         verdict = tick(clip.right, asked if clip.right else f"{clip.seen or 'none'}, not {asked}")
-        cosine = f'<span class="soft">{clip.cosine_to_first:.3f}</span>' if clip.cosine_to_first is not None else ""
+        cosine = f'<span class="soft">{clip.cosine_to_neighbour:.3f}</span>' if clip.cosine_to_neighbour is not None else ""
         figures += captioned(image(clip.path, folder, clip.prompt.text), clip.prompt.text, f"{verdict} {cosine}")
     intro = (
-        "Every motion in turn. The judge follows the subject to say how it moves; the number is the mean CLIP cosine of the frames with "
-        "the first one."
+        "Every motion in turn. The judge follows the subject to say how it moves; the number is the mean CLIP cosine of the subject "
+        "from frame to frame."
     )
     return f'<p>{intro}</p><div class="grid wide">{figures}</div>'
 

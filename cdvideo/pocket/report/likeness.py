@@ -14,11 +14,25 @@ from cdvideo.train import find_photos, load_photo
 
 Frames = NDArray[np.uint8]
 _BINS = 6
+ROOM = 1.2
+"""The side of a subject's square in its heights."""
 
 
 def identity(features: Tensor) -> tuple[float, float]:
     """Mean cosine of a clip's frames (F, D) with its first frame, and with their predecessors."""
     return float((features[1:] @ features[0]).mean()), float((features[1:] * features[:-1]).sum(-1).mean())
+
+
+def followed(frames: Frames, poses: NDArray[np.floating]) -> Frames:
+    """The subject's own square of each frame (F, S, S, 3), cut where `poses` (F, 4) say that it is, so that walking is not a change."""
+    side = frames.shape[1]
+    cuts = []
+    for frame, (x, y, height, _) in zip(frames, poses * side, strict=True):
+        reach = ROOM * height / 2
+        box = (x - reach, y - reach, x + reach, y + reach)
+        cut = Image.fromarray(frame).transform((side, side), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
+        cuts.append(np.asarray(cut))
+    return np.stack(cuts)
 
 
 def colours(frames: Frames) -> NDArray[np.float64]:

@@ -17,8 +17,8 @@ from cdvideo.pocket.judge import Judge
 from cdvideo.pocket.recipes.judge import held_out_accuracy
 from cdvideo.pocket.report import camera
 from cdvideo.pocket.report.figures import Figure, mean, median, missing, rate
-from cdvideo.pocket.report.likeness import identity, read_photos, sample_subjects
-from cdvideo.pocket.report.prompts import CAMERA_PROMPTS, HELD_OUT, Prompt, motion_prompts, still_prompts
+from cdvideo.pocket.report.likeness import followed, identity, read_photos, sample_subjects
+from cdvideo.pocket.report.prompts import CAMERA_PROMPTS, HELD_OUT, Prompt, motion_prompts, moving_scenes, still_prompts
 from cdvideo.pocket.report.rendering import NUM_FRAMES, Order, load_base, median_seconds, read_frames, renderer
 from cdvideo.pocket.report.results import JudgedCamera, JudgedClip, JudgedStill, Label
 from cdvideo.pocket.report.shelf import Shelf, work_through
@@ -79,6 +79,10 @@ class Bench:
         seen = self.judge.predict(frames)
         return [{name: options[index] for name, options in seen.items()} for index in range(len(frames))]
 
+    def identity(self, frames: NDArray[np.uint8]) -> tuple[float | None, float | None]:
+        """CLIP cosine of a clip's subject with its first frame, and from frame to frame, wherever in the picture the subject is."""
+        return identity(self.clip.images(followed(frames, self.judge.look(frames).poses))) if self.clip else (None, None)
+
 
 def stills(bench: Bench, count: int) -> list[JudgedStill]:
     folder = bench.folder / f"stills-g{bench.guidance:g}"
@@ -113,7 +117,7 @@ def clips(bench: Bench, count: int) -> list[JudgedClip]:
     judged = []
     for key, prompt in prompts.items():
         frames = read_frames(orders[key].path)
-        first, neighbour = identity(bench.clip.images(frames)) if bench.clip else (None, None)
+        first, neighbour = bench.identity(frames)
         seen = bench.judge.motion(frames)
         judged.append(JudgedClip(prompt=prompt, path=orders[key].path, seen=seen, cosine_to_first=first, cosine_to_neighbour=neighbour))
     return judged
@@ -125,8 +129,8 @@ def clip_figures(judged: list[JudgedClip]) -> dict[str, Figure]:
     absent = "" if to_first else "pocket's CLIP is not in cdvideo/pocket/weights/clip"
     return {
         "motion": rate([clip.right for clip in judged]),
-        "identity": mean(to_first, absent),
-        "identity_neighbours": mean(to_neighbour, absent),
+        "identity": mean(to_neighbour, absent),
+        "identity_to_first": mean(to_first, absent),
     }
 
 
@@ -195,6 +199,16 @@ def _psnr(pictures: NDArray[np.uint8]) -> list[float]:
         error = ((restored.astype(float) - part) ** 2).mean(axis=(1, 2, 3))
         found += (10 * np.log10(255**2 / error)).tolist()
     return found
+
+
+def world_identity(bench: Bench, icons: Path, count: int = 28) -> dict[str, Figure]:
+    """The same measure of identity on clips of the picture world itself: what a model that has learnt it wholly would reach."""
+    if not any(icons.glob("*")) or not bench.clip:
+        return {}
+    painter, rng = Painter(Icons(icons)), np.random.default_rng((HELD_OUT, 3))
+    scenes = [scene for _, scene in zip(range(count), moving_scenes(rng), strict=False)]
+    found = [bench.identity(np.stack([np.asarray(frame) for frame in painter.clip(scene, NUM_FRAMES, SIDE)])) for scene in scenes]
+    return {"identity_world": mean([neighbour for _, neighbour in found if neighbour is not None])}
 
 
 def judge_accuracy(bench: Bench, icons: Path, count: int) -> dict[str, float]:

@@ -84,6 +84,14 @@ def _distinct(
     return list(prompts.values())
 
 
+def moving_scenes(rng: Generator) -> Iterator[Scene]:
+    """Scenes of the kind that `motion_prompts` describe, every motion in turn."""
+    scenes = _scenes(rng, None, moving=True)
+    while True:
+        for motion in MOTIONS:
+            yield next(scene for scene in scenes if scene.motion == motion)
+
+
 def _scenes(rng: Generator, subject: str | None, moving: bool) -> Iterator[Scene]:
     """Sharp scenes of one subject before a camera at rest."""
     while True:

@@ -102,7 +102,7 @@ class BasePreset:
         return self.train_steps + (self.extra_steps if num_concepts > 1 else 0)
 
 
-ANIMATELCM_LICENCE = "MIT, as its code; the hub's card names none"
+ANIMATELCM_LICENCE = "its authors' own; read the model's page before use"
 POCKET_LICENCE = "Apache-2.0; icons by several families, see NOTICE"
 BASES: Mapping[str, BaseAlias] = {
     alias.name: alias
@@ -248,6 +248,11 @@ def preset_for(unet: Any) -> BasePreset:
         return SD15_PRESET
     sample_size = config.get("sample_size") or POCKET_PRESET.native_size // 8
     return dataclasses.replace(POCKET_PRESET, native_size=8 * int(sample_size))
+
+
+def motion_preset_for(location: str) -> MotionPreset | None:
+    """How the motion module of a hub id is to be sampled; None where it is as its base is."""
+    return next((alias.preset for alias in MOTIONS.values() if alias.location == location), None)
 
 
 def unknown_name(kind: str, name: str, known: Mapping[str, Any]) -> UserError:

@@ -34,9 +34,10 @@ def command(out: Path) -> None:
     click.echo(f"photos:  {photos}")
     train_concept(TrainConfig.model_validate({"images": photos, "class": "bear"}), concept)
     click.echo(f"concept: {concept}")
-    film = render_film(board, source, out)
+    plan = plan_film(board, source)
+    film = render_film(plan, source, out)
     overview = out / "demo.png"
-    _overview(photos, film, [shot.prompt for shot in plan_film(board, source).shots], overview)
+    _overview(photos, film, [shot.prompt for shot in plan.shots], overview)
     click.echo(f"overview: {overview}")
 
 

@@ -10,19 +10,15 @@ import click
 from tqdm import tqdm
 
 from cdvideo.animate import OnStep
-from cdvideo.storyboard import Film, PlannedShot, Storyboard, render
+from cdvideo.storyboard import Film, FilmPlan, PlannedShot, render
 
 
 class _Progress:
     """One bar for the whole film: the steps of its takes, those that have not begun counted as long as the last that has."""
 
-    def __init__(self, storyboard: Storyboard, bar: tqdm[Any]) -> None:
-        self.num_shots = len(storyboard.shots)
-        self.waiting = {
-            (number, take)
-            for number, shot in enumerate(storyboard.shots, 1)
-            for take in range(1, (shot.takes or storyboard.defaults.takes) + 1)
-        }
+    def __init__(self, plan: FilmPlan, bar: tqdm[Any]) -> None:
+        self.num_shots = len(plan.shots)
+        self.waiting = {(shot.number, take) for shot in plan.shots for take in range(1, shot.takes + 1)}
         self.bar = bar
         self.steps: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -41,12 +37,12 @@ class _Progress:
         return on_step
 
 
-def render_film(storyboard: Storyboard, source: Path, folder: Path, **settings: Any) -> Film:
+def render_film(plan: FilmPlan, source: Path, folder: Path, **settings: Any) -> Film:
     """The film, in `folder`; `settings` are further ones of `render`."""
-    with tqdm(unit="step", dynamic_ncols=True, desc=storyboard.title) as bar:
-        progress = _Progress(storyboard, bar)
+    with tqdm(unit="step", dynamic_ncols=True, desc=plan.title) as bar:
+        progress = _Progress(plan, bar)
         try:
-            film = render(storyboard, source, folder, on_take=progress.on_take, **settings)
+            film = render(plan, source, folder, on_take=progress.on_take, **settings)
         except KeyboardInterrupt:
             bar.close()
             click.echo(f"\nstopped; the finished shots are kept in {folder / 'shots'} and will not be rendered again", err=True)

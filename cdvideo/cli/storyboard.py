@@ -10,6 +10,7 @@ from cdvideo.cli.options import device_options
 
 if TYPE_CHECKING:
     from cdvideo.storyboard.planning import FilmPlan, PlannedShot
+    from cdvideo.storyboard.workers import Executor
 
 
 @click.group("storyboard")
@@ -80,6 +81,15 @@ def schema_command() -> None:
 @click.option(
     "--workers", type=click.IntRange(1), help="Processes that share the shots; by default one for each GPU, or core with a small base."
 )
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where workers are: on this machine, or on a Ray cluster (pip install 'cdvideo[ray]') whose nodes all have this folder and OUT "
+    "at the same paths.",
+)
+@click.option("--ray-address", metavar="HOST:PORT", help="The Ray cluster, or auto for one that runs here; by default one is begun here.")
 @device_options
 def render_command(
     file: Path,
@@ -88,6 +98,8 @@ def render_command(
     draft: bool,
     formats: tuple[str, ...],
     workers: int | None,
+    executor: str,
+    ray_address: str | None,
     device: str,
     dtype: str,
 ) -> None:
@@ -98,9 +110,13 @@ def render_command(
       cdvideo storyboard render configs/storyboards/bear.yaml --out films/bear
       cdvideo storyboard render configs/storyboards/bear.yaml --draft
       cdvideo storyboard render configs/storyboards/bear.yaml --only 2,4
+      cdvideo storyboard render configs/storyboards/bear.yaml --executor ray --ray-address auto --workers 8
     """
+    from cdvideo.errors import UserError
     from cdvideo.storyboard.checking import check
 
+    if ray_address and executor != "ray":
+        raise UserError("--ray-address is of --executor ray", remedy="give --executor ray, or leave --ray-address out")
     checked = check(file)
     _say(checked.notes)
     chosen = _numbers(only, len(checked.plan.shots)) if only else ()
@@ -110,16 +126,27 @@ def render_command(
 
     folder = out or Path("films") / slug(checked.plan.title)
     render_film(
-        checked.storyboard,
+        checked.plan,
         file,
         folder / "draft" if draft else folder,
         only=chosen,
         formats=formats or FORMATS,
         speed="draft" if draft else "exact",
         workers=workers,
+        executor=_executor(executor, ray_address),
         device=device,
         dtype=dtype,
     )
+
+
+def _executor(name: str, ray_address: str | None) -> Executor:
+    if name == "ray":
+        from cdvideo.storyboard.cluster import RayExecutor
+
+        return RayExecutor(ray_address)
+    from cdvideo.storyboard.local import LocalExecutor
+
+    return LocalExecutor()
 
 
 def _numbers(text: str, count: int) -> tuple[int, ...]:

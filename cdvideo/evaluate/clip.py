@@ -56,4 +56,11 @@ class Clip:
 
 def clip_of(kind: str) -> Clip | None:
     """The CLIP that comes with a kind of base (a preset's `kind`); None where none does."""
-    return Clip() if kind == "pocket" and (POCKET_WEIGHTS / "clip" / "config.json").exists() else None
+    folder = clip_folder(kind)
+    return Clip(folder) if folder else None
+
+
+def clip_folder(kind: str) -> Path | None:
+    """Where the weights of `clip_of` lie; None where none come with this kind of base."""
+    folder = POCKET_WEIGHTS / "clip"
+    return folder if kind == "pocket" and (folder / "config.json").exists() else None

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cdvideo.base import Base, recognise
-from cdvideo.base.catalog import MOTIONS
+from cdvideo.base.catalog import MOTIONS, motion_preset_for
 from cdvideo.base.hub import fetch
 from cdvideo.base.layout import choose, motion_requirements, weight_files
 from cdvideo.base.loading import locate
@@ -43,8 +43,7 @@ def load_motion(source: str, *, base_unet: Any, dtype: torch.dtype, device: torc
         renamed(state, source), source=source, canonical_id=canonical_id, dtype=dtype, device=device, **settings
     )
     check_widths(base_unet, module)
-    preset = next((alias.preset for alias in MOTIONS.values() if alias.location == canonical_id), None)
-    return replace(module, preset=preset)
+    return replace(module, preset=motion_preset_for(canonical_id))
 
 
 def locate_motion(source: str, *, half: bool, offline: bool = False) -> tuple[str, Path]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cdvideo.storyboard.film import Film, render
     from cdvideo.storyboard.planning import FilmPlan, PlannedShot, plan_film
     from cdvideo.storyboard.script import Storyboard
-    from cdvideo.storyboard.shots import slug
+    from cdvideo.storyboard.takes import slug
 
 __all__ = ["Film", "FilmPlan", "PlannedShot", "Storyboard", "check", "plan_film", "read_storyboard", "render", "slug"]
 
@@ -25,7 +25,7 @@ _HOMES = {
     "plan_film": "planning",
     "read_storyboard": "checking",
     "render": "film",
-    "slug": "shots",
+    "slug": "takes",
 }
 
 

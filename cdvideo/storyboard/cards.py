@@ -102,6 +102,7 @@ def typeface_for(texts: Iterable[str], font: Path | None = None) -> Typeface:
 def _given(font: Path, text: str) -> Typeface:
     given = Typeface(str(font))
     try:
+        given.at(_PROBE_SIZE)
         missing = given.missing(text)
     except OSError as error:
         cause = "there is no such file" if not font.exists() else f"it is no font that FreeType reads ({error})"

@@ -57,6 +57,7 @@ def check(file: Path) -> Checked:
     cast, cast_troubles = assemble(storyboard.cast, files, headers)
     plan, plan_troubles = planned(storyboard, file, cast, headers)
     further += [*cast_troubles, *_one_base(cast, headers), *_whole_concepts(plan), *_models(storyboard, plan), *_media(storyboard, file)]
+    further += _font(storyboard, plan, file)
     if ("cast",) not in changed:
         further += plan_troubles
     troubles += [trouble for trouble in further if not any(trouble.path[: len(path)] == path for path in changed)]
@@ -108,7 +109,7 @@ def _concepts(storyboard: Storyboard, source: Path) -> tuple[dict[str, Path], di
 
 
 def _said(error: UserError) -> str:
-    return f"{error.message}: {error.cause}" if error.cause else error.message
+    return f"{error.message.removesuffix('.')}: {error.cause}" if error.cause else error.message
 
 
 def _missing(named: Path, path: KeyPath, source: Path, *, what: str, suffixes: tuple[str, ...]) -> Trouble | None:
@@ -156,6 +157,23 @@ def _media(storyboard: Storyboard, source: Path) -> Iterator[Trouble]:
             yield trouble
         elif not _begins(locate(storyboard.audio.file, source)):
             yield Trouble(("audio", "file"), f"{storyboard.audio.file} is empty", "give a sound file")
+
+
+def _font(storyboard: Storyboard, plan: FilmPlan, source: Path) -> Iterator[Trouble]:
+    """What is wrong with the font, or with drawing the film's words in it."""
+    if storyboard.font is None or plan.font is None:
+        return
+    trouble = _missing(storyboard.font, ("font",), source, what="font", suffixes=(".ttf", ".otf", ".ttc"))
+    if trouble:
+        yield trouble
+        return
+    # Only a film with a font of its own needs numpy and Pillow to be checked.
+    from cdvideo.storyboard.cards import typeface_for
+
+    try:
+        typeface_for(plan.drawn_texts, plan.font)
+    except UserError as error:
+        yield Trouble(("font",), _said(error), error.remedy)
 
 
 def _begins(file: Path) -> bytes:

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from cdvideo import video
 from cdvideo.files import replace_files
 from cdvideo.storyboard.cards import INK, PAPER, Typeface, captioned, still, title_card, typeface_for
+from cdvideo.storyboard.local import LocalExecutor
 from cdvideo.storyboard.page import FilmOnPage, ShotOnPage, TakeOnPage, film_page
-from cdvideo.storyboard.planning import FilmPlan, PlannedCard, plan_film
-from cdvideo.storyboard.script import Storyboard
-from cdvideo.storyboard.shots import OnTake, RenderedShot, Take, slug
+from cdvideo.storyboard.planning import FilmPlan, PlannedCard
+from cdvideo.storyboard.shots import OnTake
 from cdvideo.storyboard.subtitles import caption_cues
+from cdvideo.storyboard.takes import RenderedShot, Take, slug
 from cdvideo.storyboard.timing import Placement, timeline
 from cdvideo.storyboard.transitions import film_frames
-from cdvideo.storyboard.workers import Rendering, render_shots, usual_workers
+from cdvideo.storyboard.workers import Executor, Rendering, render_shots
 from cdvideo.video.sheet import evenly_picked
 
 FORMATS = ("mp4", "gif", "webm")
@@ -42,7 +43,7 @@ class Film:
 
 
 def render(
-    storyboard: Storyboard,
+    plan: FilmPlan,
     source: Path,
     out: Path,
     *,
@@ -52,25 +53,23 @@ def render(
     device: str = "auto",
     dtype: str = "auto",
     workers: int | None = None,
+    executor: Executor | None = None,
     on_take: OnTake | None = None,
 ) -> Film:
-    """The film of a storyboard read from `source`, in the folder `out`: shots that lie there already are not rendered again.
+    """The film of a plan, whose storyboard was read from `source`, in the folder `out`: shots that lie there are not rendered again.
 
     With `only`, of the shots that are not there those of these numbers (from 1) alone are rendered, with what they continue; the film is
-    put together once none is missing. `workers` processes share the shots: one for each GPU, or core with a small
-    base, by default. Raises UserError before anything is rendered for what can be known by then.
+    put together once none is missing. `workers` of the executor, processes of this machine by default, share the shots: one for each GPU,
+    or core with a small base, unless said otherwise. Raises UserError before anything is rendered for what can be known by then.
     """
-    plan = plan_film(storyboard, source)
     look = _Look.of(plan)
     paths = {suffix: out / f"{slug(plan.title)}.{suffix}" for suffix in formats}
     for path in (*paths.values(), out / "shots"):
         video.check_destination(path, fps=plan.fps)
     if look.sound:
         video.check_sound(look.sound, plan.seconds)
-    rendering = Rendering(
-        plan=plan, folder=out / "shots", wanted=_with_what_they_continue(plan, only), device=device, dtype=dtype, speed=speed
-    )
-    made = render_shots(rendering, workers or usual_workers(plan.base, device), on_take)
+    rendering = rendering_of(plan, out, only=only, device=device, dtype=dtype, speed=speed)
+    made = render_shots(rendering, executor or LocalExecutor(), workers, on_take)
     found = [shot for one in made for shot in one.shots]
     rendered = [shot for shot in found if shot]
     num_rendered = sum(one.num_takes for one in made)
@@ -78,6 +77,11 @@ def render(
         missing = [planned.number for planned, shot in zip(plan.shots, found, strict=True) if shot is None]
         return Film(folder=out, shots=rendered, missing=missing, num_rendered=num_rendered)
     return _put_together(plan, look, rendered, source, out, paths, num_rendered)
+
+
+def rendering_of(plan: FilmPlan, out: Path, *, only: Collection[int] = (), **settings: Any) -> Rendering:
+    """What every worker has to know of the film in `out`; `settings` are further ones of a Rendering, `only` as for `render`."""
+    return Rendering(plan=plan, folder=out / "shots", wanted=_with_what_they_continue(plan, only), **settings)
 
 
 def _with_what_they_continue(plan: FilmPlan, only: Collection[int]) -> set[int]:
@@ -110,13 +114,12 @@ class _Look:
             return caption_cues(places, [*before, *own, *after])
 
         burnt = cues(burn=True)
-        cards = [text for card in (plan.title_card, plan.end_card) if card for text in (card.text, card.subtitle)]
         return cls(
             plan=plan,
             places=places,
             burnt=burnt,
             track=cues(burn=False),
-            typeface=typeface_for([*cards, *(cue.text for cue in burnt)]),
+            typeface=typeface_for(plan.drawn_texts, plan.font),
         )
 
     @property

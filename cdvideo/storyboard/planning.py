@@ -102,7 +102,7 @@ class PlannedShot:
 
 @dataclass(frozen=True, kw_only=True)
 class FilmPlan:
-    """All that decides a film. `base` and `motion` are names; motion None is the base's own."""
+    """All that decides a film. `base` and `motion` are names; motion None is the base's own, and font None a plain one."""
 
     title: str
     base: str
@@ -113,12 +113,19 @@ class FilmPlan:
     title_card: PlannedCard | None
     end_card: PlannedCard | None
     audio: PlannedAudio | None
+    font: Path | None
 
     @property
     def parts(self) -> list[tuple[int, Transition]]:
         """Length in frames and transition in of everything that follows one another: the title card, the shots, the end card."""
         cards = [self.title_card, *self.shots, self.end_card]
         return [(part.num_frames, part.transition) for part in cards if part is not None]
+
+    @property
+    def drawn_texts(self) -> list[str]:
+        """All that is drawn into pictures: cards and burnt captions."""
+        cards = [text for card in (self.title_card, self.end_card) if card for text in (card.text, card.subtitle)]
+        return [*cards, *(shot.caption.text for shot in self.shots if shot.caption and shot.caption.burn)]
 
     @property
     def num_frames(self) -> int:
@@ -170,6 +177,7 @@ def planned(storyboard: Storyboard, source: Path, cast: Cast, headers: Mapping[P
         title_card=title,
         end_card=end,
         audio=audio,
+        font=locate(storyboard.font, source) if storyboard.font else None,
     )
     troubles += [trouble for number in range(len(shots)) for trouble in _impossible(storyboard, number, plan)]
     troubles += _misfits(storyboard, plan)

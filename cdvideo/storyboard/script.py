@@ -267,6 +267,7 @@ class Storyboard(Section):
     cast: dict[Name, CastMember] = Field({}, description="name -> who plays; prompts say {name}")
     base: Text | None = Field(None, description="base alias, hub id, folder or checkpoint file; the cast's by default, else pocket")
     motion: Text | None = Field(None, description="motion module; the base's own by default")
+    font: Path | None = Field(None, description="TTF or OTF file of captions and cards; relative as concept files are")
     look: Look = Field(default_factory=lambda: Look.model_validate({}), description="what all shots have in common to the eye")
     defaults: Defaults = Field(
         default_factory=lambda: Defaults.model_validate({}), description="what holds for shots that do not say otherwise"

@@ -109,6 +109,7 @@ shots:
     # continue: true                    # begins with the last frame of the shot before
     # takes: 3                          # renders it three times and keeps the best
 
+# font: MyFont.ttf                      # of captions and cards; a plain one by default
 # title_card: {{subtitle: a film by me}}     # the title before the first shot
 # end_card: {{text: The end, seconds: 2}}
 # audio: {{file: music.mp3, fade_out: 1}}

@@ -1,39 +1,38 @@
-"""Rendering a film's shots in one process or in several: the same pixels for any number of them.
+"""Rendering a film's shots by workers, here or elsewhere: the same pixels for any number of them.
 
-Shots that continue from one another are a chain, which one process renders in order. A process that is killed loses the take that it was
-at; another one goes on. On a CPU each process has the threads that the base's preset says, since their number decides how sums are rounded.
+Shots that continue from one another are a chain, which one worker renders in order. A worker that is killed loses the take that it was at;
+another one renders its chain. On a CPU each has the threads that the base's preset says, else as many as the film's own process, since
+their number decides how sums are rounded. What a worker does is `Worker`; where workers are, and how they are heard, is an `Executor`.
 """
 
 from __future__ import annotations
 
-import os
+import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Thread
-from typing import Any
+from typing import Protocol
 
 import torch
 
 from cdvideo.animate import OnStep
-from cdvideo.base.catalog import BASES
 from cdvideo.errors import UserError
+from cdvideo.storyboard.makings import remember, remembered
 from cdvideo.storyboard.planning import FilmPlan, PlannedShot
-from cdvideo.storyboard.shots import OnTake, RenderedShot, Stage, Take
+from cdvideo.storyboard.shots import OnTake, Stage
+from cdvideo.storyboard.takes import RenderedShot, Shelf, Take
 
 MAX_LOSSES = 3
-"""So many workers may be lost one after the other before a shot is finished."""
+"""So many workers may be lost over the same shot, or before they have begun one."""
 
 Chain = tuple[PlannedShot, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rendering:
-    """What every process has to know. Of shots that do not lie there already, those whose number is in `wanted` are rendered."""
+    """What every worker has to know. Of shots that do not lie there already, those whose number is in `wanted` are rendered."""
 
     plan: FilmPlan
     folder: Path
@@ -41,9 +40,46 @@ class Rendering:
     device: str = "auto"
     dtype: str = "auto"
     speed: str = "exact"
+    num_threads: int = field(default_factory=torch.get_num_threads)
+
+    def elsewhere(self) -> Rendering:
+        """The same for a process whose working folder may be another one, until it has entered this one's."""
+        return replace(self, folder=self.folder.absolute())
 
     def stage(self) -> Stage:
-        return Stage(self.plan, self.folder, device=self.device, dtype=self.dtype, speed=self.speed)
+        """The stage, whose makings are remembered in the film's folder."""
+        stage = Stage(self.plan, self.folder, device=self.device, dtype=self.dtype, speed=self.speed)
+        remember(self.plan, self.folder, stage.shelf.makings, stage.base.unet.config)
+        return stage
+
+    def shelf(self) -> Shelf | None:
+        """What was rendered before, where it can be known without loading the base."""
+        makings = remembered(self.plan, self.folder, device=self.device, dtype=self.dtype)
+        return Shelf(self.folder, makings, speed=self.speed) if makings else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A worker has opened its stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A worker has come to a take; `done` says that it lay there already."""
+
+    shot: int
+    take: int
+    done: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """A denoising step of a take is done."""
+
+    shot: int
+    take: int
+    step: int
+    steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +88,83 @@ class Rendered:
 
     shots: Sequence[RenderedShot | None]
     num_takes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """What a worker cannot do, no other can either."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """The worker is no more. `cause` is what is known of it."""
+
+    cause: str = "perhaps the memory does not suffice for so many"
+
+
+Message = Ready | Begun | Stepped | Rendered | Failed | Lost
+
+
+class Hand(Protocol):
+    """A worker, as seen by who gives it work. It is to be given some once it is ready, and again once its chain is rendered."""
+
+    def begin(self, chain: Chain) -> None: ...
+
+
+class Executor(Protocol):
+    """Where workers are."""
+
+    shares_process: bool
+    """Whether a single worker may as well be the film's own process."""
+
+    def usual_workers(self, base_name: str, device: str) -> int:
+        """How many workers suit the base and the device."""
+
+    def hire(self, rendering: Rendering, slot: int) -> Hand:
+        """A new worker, the only one in this slot, counted from 0. Raises UserError where there can be none."""
+
+    def hear(self, hands: Collection[Hand]) -> Sequence[tuple[Hand, Message]]:
+        """What workers tell, each in order, once any of them tells something."""
+
+    def close(self) -> None:
+        """Ends all workers, whatever they are at."""
+
+
+class Worker:
+    """A worker's share in a film, in its own process: it renders chains on its own stage, and tells of it."""
+
+    def __init__(self, rendering: Rendering, tell: Callable[[Message], None]) -> None:
+        self.rendering, self.tell = rendering, tell
+        self._stage: Stage | None = None
+
+    def open(self) -> None:
+        with self._telling():
+            self._stage = self.rendering.stage()
+            self.tell(Ready())
+
+    def render(self, chain: Chain) -> None:
+        with self._telling():
+            assert self._stage is not None, "work is for those who are ready"
+            with film_threads(self._stage, self.rendering.num_threads):
+                self.tell(_render_chain(self._stage, chain, self.rendering.wanted, self._on_take))
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            self.tell(Failed(error=error))
+        except Exception:
+            # Not every exception can be sent, and none brings its traceback along.
+            self.tell(Failed(error=RuntimeError(f"a worker failed:\n{traceback.format_exc()}")))
+
+    def _on_take(self, shot: PlannedShot, take: int, done: bool) -> OnStep | None:
+        self.tell(Begun(shot=shot.number, take=take, done=done))
+        if done:
+            return None
+        return lambda step, steps: self.tell(Stepped(shot=shot.number, take=take, step=step, steps=steps))
 
 
 def chains(shots: Sequence[PlannedShot]) -> list[Chain]:
@@ -65,43 +178,50 @@ def chains(shots: Sequence[PlannedShot]) -> list[Chain]:
     return [tuple(chain) for chain in found]
 
 
-def usual_workers(base_name: str, device: str = "auto") -> int:
-    """One for each GPU; without one, one for each core where the base is a small one that ships, else one."""
-    if device == "auto" and torch.cuda.is_available():
-        return torch.cuda.device_count()
-    alias = BASES.get(base_name)
-    ships = alias is not None and alias.location is None
-    return len(os.sched_getaffinity(0)) if ships and hasattr(os, "sched_getaffinity") else 1
-
-
-def render_shots(rendering: Rendering, workers: int = 1, on_take: OnTake | None = None) -> list[Rendered]:
+def render_shots(rendering: Rendering, executor: Executor, workers: int | None = None, on_take: OnTake | None = None) -> list[Rendered]:
     """What became of every chain of the film, in order. A take that is begun again is told to `on_take` again.
 
-    Raises UserError where workers are killed again and again.
+    Where all lies there already, no worker is hired and nothing is loaded. Raises UserError where workers are killed again and again.
     """
-    links = chains(rendering.plan.shots)
-    if workers == 1 or len(links) == 1:
-        with rendering.stage() as stage, _film_threads(stage):
-            return [_render_chain(stage, chain, rendering.wanted, on_take) for chain in links]
-    finished: dict[int, Rendered] = {}
-    losses = 0
-    while len(finished) < len(links):
-        open_links = {number: chain for number, chain in enumerate(links) if number not in finished}
-        before = len(finished)
-        with _pool(rendering, min(workers, len(open_links)), on_take) as pool:
-            coming = {pool.submit(_in_worker, chain): number for number, chain in open_links.items()}
-            try:
-                for future in as_completed(coming):
-                    finished[coming[future]] = future.result()
-            except BrokenProcessPool:
-                losses = 0 if len(finished) > before else losses + 1
-        if losses == MAX_LOSSES:
-            raise UserError(
-                f"workers were killed {losses} times before a shot was finished",
-                cause="perhaps the memory does not suffice for so many",
-                remedy="render again with fewer --workers; finished takes are kept",
-            )
-    return [finished[number] for number in range(len(links))]
+    links = dict(enumerate(chains(rendering.plan.shots)))
+    finished = _found(rendering, links, on_take)
+    waiting = {number: chain for number, chain in links.items() if number not in finished}
+    if waiting:
+        wanted = min(workers or executor.usual_workers(rendering.plan.base, rendering.device), len(waiting))
+        if wanted == 1 and executor.shares_process:
+            with rendering.stage() as stage, film_threads(stage, rendering.num_threads):
+                for number, chain in waiting.items():
+                    finished[number] = _render_chain(stage, chain, rendering.wanted, on_take)
+        else:
+            finished |= _share_out(rendering, waiting, executor, wanted, on_take)
+    return [finished[number] for number in links]
+
+
+def _found(rendering: Rendering, links: Mapping[int, Chain], on_take: OnTake | None) -> dict[int, Rendered]:
+    """The chains of which nothing is to be rendered."""
+    shelf = rendering.shelf()
+    if shelf is None:
+        return {}
+    finished = {}
+    for number, chain in links.items():
+        shots = find_chain(shelf, chain)
+        if any(shot is None and planned.number in rendering.wanted for planned, shot in zip(chain, shots, strict=True)):
+            continue
+        finished[number] = Rendered(shots=shots, num_takes=0)
+        if on_take:
+            for planned in chain:
+                for take in range(1, planned.takes + 1) if planned.number in rendering.wanted else ():
+                    on_take(planned, take, True)
+    return finished
+
+
+def find_chain(shelf: Shelf, chain: Chain) -> list[RenderedShot | None]:
+    """The shots of a chain that lie there already: those behind a missing one that they continue cannot be known."""
+    shots: list[RenderedShot | None] = []
+    for shot in chain:
+        before = shots[-1].kept if shots and shots[-1] else None
+        shots.append(None if shot.continues and before is None else shelf.find(shot, before))
+    return shots
 
 
 def _render_chain(stage: Stage, chain: Chain, wanted: Collection[int], on_take: OnTake | None) -> Rendered:
@@ -111,74 +231,83 @@ def _render_chain(stage: Stage, chain: Chain, wanted: Collection[int], on_take: 
     for shot in chain:
         found = stage.render(shot, before, on_take) if shot.number in wanted else None
         if found is None and not (shot.continues and before is None):
-            found = stage.find(shot, before)
+            found = stage.shelf.find(shot, before)
         before = found.kept if found else None
         shots.append(found)
     return Rendered(shots=shots, num_takes=stage.num_rendered - rendered_before)
 
 
+def _share_out(
+    rendering: Rendering, links: Mapping[int, Chain], executor: Executor, workers: int, on_take: OnTake | None
+) -> dict[int, Rendered]:
+    finished: dict[int, Rendered] = {}
+    waiting = deque(links)
+    losses: Counter[int | None] = Counter()
+    stories = _Stories(rendering.plan.shots, on_take)
+    try:
+        slots = {executor.hire(rendering, slot): slot for slot in range(workers)}
+        at: dict[Hand, int] = {}
+        idle: list[Hand] = []
+        while len(finished) < len(links):
+            while waiting and idle:
+                hand = idle.pop()
+                at[hand] = waiting.popleft()
+                hand.begin(links[at[hand]])
+            for hand, message in executor.hear([hand for hand in slots if hand not in idle]):
+                match message:
+                    case Ready():
+                        idle.append(hand)
+                    case Rendered():
+                        finished[at.pop(hand)] = message
+                        idle.append(hand)
+                    case Failed():
+                        raise message.error
+                    case Lost():
+                        lost = at.pop(hand, None)
+                        _count_loss(losses, lost, message.cause)
+                        if lost is not None:
+                            waiting.appendleft(lost)
+                        slot = slots.pop(hand)
+                        slots[executor.hire(rendering, slot)] = slot
+                    case _:
+                        stories.tell(message)
+    finally:
+        executor.close()
+    return finished
+
+
+def _count_loss(losses: Counter[int | None], link: int | None, cause: str) -> None:
+    losses[link] += 1
+    if losses[link] == MAX_LOSSES:
+        raise UserError(
+            f"workers were killed {MAX_LOSSES} times before a shot was finished",
+            cause=cause,
+            remedy="render again with fewer --workers; finished takes are kept",
+        )
+
+
+class _Stories:
+    """Tells `on_take`, and what it returns, of workers' takes and steps."""
+
+    def __init__(self, shots: Sequence[PlannedShot], on_take: OnTake | None) -> None:
+        self.shots = {shot.number: shot for shot in shots}
+        self.on_take = on_take
+        self.steppers: dict[tuple[int, int], OnStep | None] = {}
+
+    def tell(self, message: Begun | Stepped) -> None:
+        key = (message.shot, message.take)
+        if isinstance(message, Begun):
+            self.steppers[key] = self.on_take(self.shots[message.shot], message.take, message.done) if self.on_take else None
+        elif stepper := self.steppers.get(key):
+            stepper(message.step, message.steps)
+
+
 @contextmanager
-def _film_threads(stage: Stage) -> Iterator[None]:
+def film_threads(stage: Stage, num_threads: int) -> Iterator[None]:
+    """Within it, the threads are those of a film on this base: as many as its preset says, else `num_threads`."""
     own = torch.get_num_threads()
-    torch.set_num_threads(stage.base.preset.film_threads or own)
+    torch.set_num_threads(stage.base.preset.film_threads or num_threads)
     try:
         yield
     finally:
         torch.set_num_threads(own)
-
-
-@contextmanager
-def _pool(rendering: Rendering, workers: int, on_take: OnTake | None) -> Iterator[ProcessPoolExecutor]:
-    """Workers, and while they are there, `on_take` called here with what they tell."""
-    context = get_context("spawn")
-    # Queues in a process of their own: a worker that is killed while it puts something there leaves no lock behind.
-    with context.Manager() as manager:
-        numbers, events = manager.Queue(), manager.Queue()
-        for number in range(workers):
-            numbers.put(number)
-        listener = Thread(target=_listen, args=(events, {shot.number: shot for shot in rendering.plan.shots}, on_take), daemon=True)
-        listener.start()
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(rendering, numbers, events))
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
-            events.put(None)
-            listener.join()
-
-
-def _listen(events: Any, shots: Mapping[int, PlannedShot], on_take: OnTake | None) -> None:
-    """Tells `on_take`, and what it returns, of the workers' takes and steps, until None comes."""
-    steppers: dict[tuple[int, int], OnStep | None] = {}
-    while (event := events.get()) is not None:
-        number, take, *told = event
-        if len(told) == 1:
-            steppers[number, take] = on_take(shots[number], take, told[0]) if on_take else None
-        elif stepper := steppers.get((number, take)):
-            stepper(*told)
-
-
-_stage: Stage | None = None
-_rendering: Rendering | None = None
-_events: Any = None
-
-
-def _begin(rendering: Rendering, numbers: Any, events: Any) -> None:
-    """Opens the worker's stage, of several GPUs on one of its own."""
-    global _stage, _rendering, _events
-    # By this, the device "auto" is one of several GPUs.
-    os.environ["LOCAL_RANK"] = str(numbers.get())
-    _rendering, _events = rendering, events
-    _stage = rendering.stage()
-    torch.set_num_threads(_stage.base.preset.film_threads or torch.get_num_threads())
-
-
-def _in_worker(chain: Chain) -> Rendered:
-    assert _stage is not None and _rendering is not None
-    return _render_chain(_stage, chain, _rendering.wanted, _tell)
-
-
-def _tell(shot: PlannedShot, take: int, done: bool) -> Callable[[int, int], None] | None:
-    """Puts a take, and then its steps, where the film's own process hears of them."""
-    _events.put((shot.number, take, done))
-    return None if done else lambda step, steps: _events.put((shot.number, take, step, steps))

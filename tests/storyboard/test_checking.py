@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 import cdvideo.storyboard
 from cdvideo.resources import resource
@@ -129,6 +129,9 @@ audio: none.mp3
         (film("prompt: a", more="base: pokket\n"), "there is no base called 'pokket'; did you mean 'pocket'?"),
         (film("prompt: a", more="motion: v9\n"), "there is no motion module called 'v9'"),
         (film("prompt: a", more="title_card: {colour: red}\n"), 'red is no colour; write it in quotes, such as "#ff8800"'),
+        (film("prompt: a", more="font: none.ttf\n"), "film.yaml:3:7: font: there is no font none.ttf"),
+        (film("prompt: a", more="font: film.yaml\n"), "film.yaml:3:7: font: film.yaml cannot be used as a font: it is no font"),
+        (film("prompt: a", more="font: ../x.ttf\n"), "film.yaml:3:7: font: ../x.ttf lies outside the project"),
         (film("prompt: a", more="defaults: {size: 500x300}\n"), "is no multiple of 8 on both sides; write 496x304"),
         (film("prompt: a {bear}", cast="concepts/bear.safetensors"), "cast: concepts/bear.safetensors is no cast; write names"),
         ("title: t\nshots: []\n", "film.yaml:2:8: shots: there is no shot; a film has at least one"),
@@ -155,6 +158,16 @@ def test_the_usual_short_forms_are_right():
         )
     )
     assert found.plan.shots[0].start == Path("start.png") and found.plan.num_frames == 16 + 16 + 16 - 4
+
+
+def test_the_films_own_font_draws_its_words():
+    own = ImageFont.load_default(20)
+    assert isinstance(own, ImageFont.FreeTypeFont)
+    Path("own.ttf").write_bytes(own.font_bytes)
+    found = checked(film("prompt: a", more="font: own.ttf\ntitle_card: Hello\n"))
+    assert found.plan.font == Path("own.ttf") and found.plan.drawn_texts == ["Hello", ""]
+    (mistake,) = mistakes_of(film("{prompt: a, caption: {text: 漢, burn: true}}", more="font: own.ttf\n"))
+    assert "film.yaml:3:7: font: own.ttf cannot draw the titles and captions: it has no 漢 (U+6F22)" in mistake
 
 
 def test_concepts_of_different_bases_cannot_meet():

@@ -2,9 +2,8 @@
 
 import math
 import multiprocessing
-import os
 import random
-import signal
+import shutil
 import struct
 import wave
 from pathlib import Path
@@ -12,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from cdvideo import video
+from cdvideo.base.loading import POCKET_FOLDER
 from cdvideo.cli import main
 from cdvideo.errors import UserError
 from cdvideo.storyboard import plan_film, read_storyboard, render, workers
 from cdvideo.storyboard.cards import PAPER
-from cdvideo.storyboard.shots import Stage, Take
+from cdvideo.storyboard.takes import Shelf, Take
 from cdvideo.storyboard.timing import timeline
 from tests.train import children
 
@@ -41,14 +42,16 @@ class Counter:
         self.steps += 1
 
 
+def plan_of(file: Path):
+    return plan_film(read_storyboard(file), file)
+
+
 def film_of(folder: Path, text: str, **settings):
     """The film of a storyboard with this text, and the steps that it took."""
     file = folder / "film.yaml"
     file.write_text(text)
     counter = Counter()
-    film = render(
-        read_storyboard(file), file, folder / "film", on_take=counter, **{"formats": ("mp4",), "device": "cpu", "workers": 1, **settings}
-    )
+    film = render(plan_of(file), file, folder / "film", on_take=counter, **{"formats": ("mp4",), "device": "cpu", "workers": 1, **settings})
     return film, counter
 
 
@@ -71,7 +74,7 @@ def test_a_film_is_what_its_storyboard_says(tmp_path):
         "  - {prompt: a bear in the snow, seed: 3, transition: {kind: crossfade, seconds: 0.25}, caption: {text: It snowed, burn: true}}\n"
     )
     film, _ = film_of(tmp_path, text, formats=("mp4", "webm", "gif"))
-    plan = plan_film(read_storyboard(tmp_path / "film.yaml"), tmp_path / "film.yaml")
+    plan = plan_of(tmp_path / "film.yaml")
     places = timeline([length for length, _ in plan.parts], [transition for _, transition in plan.parts])
     assert [place.start for place in places] == [0, 4, 8, 14] and places[-1].end == 16
 
@@ -113,6 +116,25 @@ def test_nothing_is_rendered_twice(tmp_path):
     assert film_of(tmp_path, TWO)[0].num_rendered == 0, "going back finds the shot of before"
 
 
+def test_a_film_that_lies_there_loads_nothing_and_hires_nobody(tmp_path, monkeypatch):
+    text = TWO.replace("steps: 1", "steps: 2").replace("seed: 3", "seed: 3, takes: 2, camera: zoom-in, continue: true")
+    film, _ = film_of(tmp_path, text)
+    with monkeypatch.context() as patch:
+        for name in ("cdvideo.base.load", "cdvideo.storyboard.takes.clip_of", "cdvideo.storyboard.local.LocalHand"):
+            patch.setattr(name, lambda *_, **__: pytest.fail("something was loaded"))
+        again, counter = film_of(tmp_path, text, workers=2)
+        assert counter.takes == [(1, 1, True), (2, 1, True), (2, 2, True)] and again.num_rendered == 0
+        assert [shot.kept for shot in again.shots] == [shot.kept for shot in film.shots]
+    weights = tmp_path / "other"
+    shutil.copytree(POCKET_FOLDER, weights)
+    assert film_of(tmp_path, text + f"base: {weights}\n")[0].num_rendered == 0, "a copy of the same base makes the same takes"
+    state = load_file(weights / "unet/diffusion_pytorch_model.safetensors")
+    state["conv_out.weight"] = -state["conv_out.weight"]
+    (weights / "unet/diffusion_pytorch_model.safetensors").unlink()
+    save_file(state, weights / "unet/diffusion_pytorch_model.safetensors")
+    assert film_of(tmp_path, text + f"base: {weights}\n")[0].num_rendered == 3, "other weights under the same name make others"
+
+
 def test_only_some_shots(tmp_path):
     film, counter = film_of(tmp_path, TWO, only=[2])
     assert counter.takes == [(2, 1, False)] and film.missing == [1]
@@ -144,7 +166,7 @@ def test_the_best_take_is_kept_or_the_one_that_is_asked_for(tmp_path, monkeypatc
             judged.append(texts)
             return [0.2, 0.9, 0.4][len(judged) - 1]
 
-    monkeypatch.setattr(Stage, "clip_model", Judge())
+    monkeypatch.setattr(Shelf, "clip_model", Judge())
     film, counter = film_of(tmp_path, HEAD + f"shots:\n  - {{prompt: a bear on the beach, seed: 5, takes: 3, keep: {keep}}}\n")
     assert counter.takes == [(1, 1, False), (1, 2, False), (1, 3, False)]
     (shot,) = film.shots
@@ -216,31 +238,52 @@ def test_several_workers_render_the_same_and_one_that_is_killed_is_replaced(tmp_
         def _step(self, step, steps):
             super()._step(step, steps)
             if not killed:
-                worker = next(child for child in multiprocessing.active_children() if "Manager" not in child.name)
+                worker = multiprocessing.active_children()[0]
                 worker.kill()
                 killed.append(worker.pid)
 
     killer = Killer()
     file = tmp_path / "film.yaml"
-    film = render(read_storyboard(file), file, tmp_path / "shared", formats=("mp4",), device="cpu", workers=2, on_take=killer)
+    film = render(plan_of(file), file, tmp_path / "shared", formats=("mp4",), device="cpu", workers=2, on_take=killer)
     assert killed and killer.steps >= 1
     assert all(np.array_equal(one, other) for one, other in zip(frames_of(alone), frames_of(film), strict=True))
     assert {(number, take) for number, take, _ in killer.takes} == {(1, 1), (2, 1), (3, 1), (4, 1)}
-    again = render(read_storyboard(file), file, tmp_path / "shared", formats=("mp4",), device="cpu", workers=2)
+    again = render(plan_of(file), file, tmp_path / "shared", formats=("mp4",), device="cpu", workers=2)
     assert again.num_rendered == 0
 
 
-def dies(chain) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+class Graveyard:
+    """An executor all of whose workers die at once."""
+
+    shares_process = False
+
+    def __init__(self):
+        self.hired = []
+
+    def hire(self, rendering, slot):
+        self.hired.append(slot)
+        return object()
+
+    def hear(self, hands):
+        return [(hand, workers.Lost()) for hand in hands]
+
+    def close(self):
+        self.hired.append("closed")
 
 
-def test_workers_that_are_killed_again_and_again_end_the_film(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_in_worker", dies)
+def test_workers_that_are_killed_again_and_again_end_the_film(tmp_path):
+    executor = Graveyard()
     with pytest.raises(UserError, match="killed 3 times"):
-        film_of(tmp_path, TWO, workers=2)
+        film_of(tmp_path, TWO, workers=1, executor=executor)
+    assert executor.hired == [0, 0, 0, "closed"], "each is replaced in its place"
+
+
+def test_what_a_worker_cannot_do_is_said_here(tmp_path):
+    with pytest.raises(UserError, match="there is no base at /no/such/base"):
+        film_of(tmp_path, TWO + "base: /no/such/base\n", workers=2)
 
 
 def test_shots_that_continue_go_to_one_worker(tmp_path):
     (tmp_path / "film.yaml").write_text(THREE)
-    found = workers.chains(plan_film(read_storyboard(tmp_path / "film.yaml"), tmp_path / "film.yaml").shots)
+    found = workers.chains(plan_of(tmp_path / "film.yaml").shots)
     assert [[shot.number for shot in chain] for chain in found] == [[1], [2, 3], [4]]

@@ -1,0 +1,183 @@
+"""Takes: renderings of a shot, each in a folder whose name has the digest of all that decides its pixels; finding and judging them.
+
+Loads no base: what the takes come from is known by fingerprints (`makings`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cdvideo import base, video
+from cdvideo.animate.starting import start_from
+from cdvideo.evaluate.clip import clip_folder, clip_of
+from cdvideo.files import replace_files
+from cdvideo.motion.lora import parse_camera
+from cdvideo.storyboard.makings import Makings, files_below, stamp
+from cdvideo.storyboard.planning import PlannedShot
+from cdvideo.video.sheet import evenly_picked
+
+FRAMES_SCORED = 4
+FLICKER_WEIGHT = 0.01
+"""A level of flicker (of 255) costs a take as much as a hundredth of text alignment, which is a cosine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Take:
+    """A rendering of a shot: a folder of frames, the same as an MP4 beside it, and its scores by name.
+
+    `text` is CLIP's cosine of the frames and the prompt without tokens, where a CLIP comes with the base; `motion` and `flicker` are in
+    levels of 255; `score`, by which the best is kept, is `text` less a little for the flicker.
+    """
+
+    number: int
+    seed: int
+    folder: Path
+    fps: float
+    scores: Mapping[str, float]
+
+    @property
+    def mp4(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.mp4")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Its settings, with the film's own rate."""
+        return {**(video.read_record(self.folder) or {}), "fps": self.fps}
+
+    def clip(self) -> video.Clip:
+        """Its frames and record, at the film's own rate."""
+        kept = video.read(self.folder)
+        return video.Clip(frames=kept.frames, fps=self.fps, record={**kept.record, "fps": self.fps})
+
+    def last_frame(self) -> video.Clip:
+        """A clip of its last frame alone, without a record."""
+        last = video.read(max(self.folder.glob("frame_*.png"), key=lambda path: int(path.stem.removeprefix("frame_"))))
+        return video.Clip(frames=last.frames, fps=self.fps, record={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedShot:
+    shot: PlannedShot
+    takes: Sequence[Take]
+    kept: Take
+
+
+class Shelf:
+    """Where a film's takes are kept, and what lies there."""
+
+    def __init__(self, folder: Path, makings: Makings, *, speed: str = "exact") -> None:
+        self.folder, self.makings, self.speed = folder, makings, speed
+
+    @cached_property
+    def clip_model(self) -> Any:
+        """The CLIP that comes with the base, or None."""
+        return clip_of(self.makings.preset.kind)
+
+    def find(self, shot: PlannedShot, before: Take | None) -> RenderedShot | None:
+        """The shot, where all its takes lie there already; `before` is the kept take of the shot before, or None."""
+        folders = self.folders(shot, before)
+        return self.judged(shot, folders) if all(map(is_finished, folders)) else None
+
+    def settings(self, shot: PlannedShot) -> dict[str, Any]:
+        """What a studio's `clip` is called with, besides cameras, start and seed."""
+        preset = self.makings.preset
+        strengths = [star.strengths for star in shot.starring]
+        constant = all(list(course) == [0] for course in strengths)
+        return {
+            "prompts": dict(shot.prompts),
+            "travel": shot.travel,
+            "concept_strengths": [] if constant else strengths,
+            "num_frames": shot.num_frames,
+            "size": shot.size or (preset.native_size, preset.native_size),
+            "num_inference_steps": shot.num_inference_steps,
+            "guidance_scale": preset.guidance_scale if shot.guidance_scale is None else shot.guidance_scale,
+            "negative": preset.negative_prompt if shot.negative is None else shot.negative,
+            "speed": self.speed,
+        }
+
+    def folders(self, shot: PlannedShot, before: Take | None) -> list[Path]:
+        """The folder of each of the shot's takes, whether it is there or not."""
+        makings, settings = self.makings, self.settings(shot)
+        start = start_of(shot, before)
+        moves = [parse_camera(move) for move in shot.cameras]
+        decisive = {
+            **settings,
+            "prompts": list(shot.prompts.items()),
+            "concept_strengths": [list(star.strengths.items()) for star in shot.starring],
+            "concepts": [makings.concepts[star.concept] for star in shot.starring],
+            "num_inference_steps": shot.num_inference_steps or makings.preset.num_inference_steps,
+            "cameras": [{"name": name, "strength": strength, "fingerprint": makings.cameras[name]} for name, strength in moves],
+            "start": start_from(start, None, size=settings["size"], num_frames=1).digest if start else None,
+            "base": makings.base,
+            "motion": makings.motion,
+            "dtype": str(makings.dtype),
+            "versions": base.versions(),
+        }
+        if makings.loras or makings.preset.sampler != "ddim":
+            decisive |= {"loras": list(makings.loras), "sampler": makings.preset.sampler}
+        name = f"{shot.number:02d}-{slug(shot.prompts[min(shot.prompts)])[:40]}"
+        keys = [json.dumps({**decisive, "seed": shot.seed + take}, sort_keys=True) for take in range(shot.takes)]
+        return [self.folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys]
+
+    def judged(self, shot: PlannedShot, folders: Sequence[Path]) -> RenderedShot:
+        """The shot of finished takes, the best or the chosen one kept."""
+        takes = [self._take(shot, number, folder) for number, folder in enumerate(folders, 1)]
+        kept = takes[shot.keep - 1] if isinstance(shot.keep, int) else max(takes, key=lambda take: take.scores["score"])
+        return RenderedShot(shot=shot, takes=takes, kept=kept)
+
+    def _take(self, shot: PlannedShot, number: int, folder: Path) -> Take:
+        seed = shot.seed + number - 1
+        unscored = Take(number=number, seed=seed, folder=folder, fps=shot.fps, scores={})
+        if not unscored.mp4.exists() or (video.read_record(unscored.mp4) or {}).get("fps") != shot.fps:
+            video.write(unscored.clip(), unscored.mp4)
+        return Take(number=number, seed=seed, folder=folder, fps=shot.fps, scores=self._scores(shot, unscored))
+
+    def _scores(self, shot: PlannedShot, take: Take) -> dict[str, float]:
+        """The take's scores. They are kept beside it with the words and the judge that they are by."""
+        file = take.folder.with_name(f"{take.folder.name}.scores.json")
+        picked = evenly_picked(shot.num_frames, FRAMES_SCORED)
+        by = {"texts": [_prompt_at(shot.plain_prompts, frame) for frame in picked], "judge": self._judge}
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+            if known["by"] == by:
+                return dict(known["scores"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        scores: dict[str, float] = dict(take.record.get("seen", {}))
+        if self.clip_model:
+            scores["text"] = round(self.clip_model.alignment(take.clip().frames[picked], by["texts"]), 4)
+        scores["score"] = round(scores.get("text", 0.0) - FLICKER_WEIGHT * scores.get("flicker", 0.0), 4)
+        replace_files(file, [(file, json.dumps({"by": by, "scores": scores}).encode())])
+        return scores
+
+    @cached_property
+    def _judge(self) -> Any:
+        """What tells the CLIP from another without loading it."""
+        folder = clip_folder(self.makings.preset.kind)
+        return stamp(files_below(folder)) if folder else None
+
+
+def start_of(shot: PlannedShot, before: Take | None) -> Path | video.Clip | None:
+    """What the shot's frames start from; `before` is the kept take of the shot before, or None."""
+    return before.last_frame() if shot.continues and before else shot.start
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a take is there in full: its record is put there last."""
+    return (folder / "record.json").exists()
+
+
+def _prompt_at(prompts: Mapping[int, str], frame: int) -> str:
+    """The prompt of the last key frame up to a frame."""
+    return prompts[max((key for key in prompts if key <= frame), default=min(prompts))]
+
+
+def slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "film"

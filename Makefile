@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-full-size lint bench bench-train bench-animate pocket pocket-report wheel clean
+.PHONY: demo test test-full-size lint bench bench-train bench-animate bench-storyboard pocket pocket-report wheel clean
 
 demo: $(VENV)/run-ready
 	$(BIN)/cdvideo demo
@@ -18,13 +18,16 @@ lint: $(VENV)/test-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: bench-train bench-animate
+bench: bench-train bench-animate bench-storyboard
 
 bench-train: $(VENV)/run-ready
 	$(BIN)/python -m tests.bench.train
 
 bench-animate: $(VENV)/run-ready
 	$(BIN)/python -m tests.bench.animate
+
+bench-storyboard: $(VENV)/run-ready
+	$(BIN)/python -m tests.bench.storyboard
 
 pocket: $(VENV)/pocket-ready
 	$(BIN)/python -m cdvideo.pocket

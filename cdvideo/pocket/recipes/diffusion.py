@@ -36,7 +36,7 @@ def where_shapes_are(gamma: float = 5.0, floor: float = 0.1, uniform: float = 0.
     return (1 - uniform) * weight / weight.sum(1, keepdim=True) + uniform / NUM_TIMESTEPS
 
 
-def where_motion_is(highest_snr: float = 1.0) -> Tensor:
+def where_motion_is(highest_snr: float = 10.0) -> Tensor:
     """How often a clip's timesteps are drawn, (2, 1000): every signal-to-noise ratio below `highest_snr` as often on a logarithmic scale.
 
     Sixteen frames say together what one leaves open, so that which way a subject walks is decided where a still is all noise.

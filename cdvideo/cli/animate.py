@@ -104,7 +104,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     check_replay([given["prompt"], *(text for _, text in given["prompts_at"])], replay)
     from cdvideo.animate.preview import Preview
     from cdvideo.cli.progress import steps_bar
-    from cdvideo.cli.rendering import check_preview, default_out, open_studio, over_time, render_again, save, split_settings
+    from cdvideo.cli.rendering import check_preview, default_out, open_studio, over_time, render_again, save, say_memory, split_settings
     from cdvideo.video import check_destination
     from cdvideo.video.resampling import check_resampling, resampled
 
@@ -126,6 +126,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     sampling["num_frames"] = setup.pop("frames")
     with open_studio(concepts, with_motion=True, **setup) as studio:
         cameras = studio.camera_moves(moves, offline=setup["offline"])
+        say_memory(studio, num_frames=sampling["num_frames"], size=sampling["size"])
         with steps_bar("rendering") as on_step:
             seen = Preview(studio.base, preview).seen if preview else None
             clip = studio.clip(**sampling, **course, cameras=cameras, on_step=on_step, on_prediction=seen)

@@ -1,4 +1,4 @@
-"""Progress bars on standard error, with the time left."""
+"""Progress bars on standard error, with the time left; times and sizes in words."""
 
 from __future__ import annotations
 
@@ -22,3 +22,15 @@ def steps_bar(description: str, position: int = 0) -> Iterator[Callable[[int, in
         yield on_step
     finally:
         bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size_of(num_bytes: int) -> str:
+    """Megabytes or gigabytes."""
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"

@@ -11,7 +11,7 @@ import click
 from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, parse_values, replay
 from cdvideo.base.lora import load_lora, parse_lora
-from cdvideo.cli.progress import steps_bar
+from cdvideo.cli.progress import size_of, steps_bar
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError
 from cdvideo.files import check_writable
@@ -80,6 +80,16 @@ def _merged(loaded: base.Base, concepts: Sequence[tuple[Concept, float]]) -> Con
     if any(strength != 1 for _, strength in concepts):
         raise UserError("merged concepts have no strengths of their own", remedy="leave the strengths out, or use --joining local")
     return merge(loaded, [concept for concept, _ in concepts]).concept
+
+
+def say_memory(studio: Studio, *, num_frames: int, size: tuple[int, int] | None) -> None:
+    """Says what a clip will take of the device's memory, where it is large enough to be asked."""
+    from cdvideo.animate.preflight import is_large, memory_of
+
+    if is_large(studio, num_frames=num_frames, size=size):
+        memory = memory_of(studio, num_frames=num_frames, size=size)
+        parts = f"{size_of(memory.weights)} of weights, {size_of(memory.working)} while rendering"
+        click.echo(f"memory: about {size_of(memory.total)} on {studio.base.device}: {parts}", err=True)
 
 
 def default_out(prompt: str, suffix: str) -> Path:

@@ -10,7 +10,11 @@ import click
 from tqdm import tqdm
 
 from cdvideo.animate import OnStep
+from cdvideo.cli.progress import duration, size_of
 from cdvideo.storyboard import Film, FilmPlan, PlannedShot, render
+from cdvideo.storyboard.film import rendering_of
+from cdvideo.storyboard.forecast import Forecast, ForecastShot, Measured, forecast
+from cdvideo.storyboard.workers import Executor
 
 
 class _Progress:
@@ -35,6 +39,46 @@ class _Progress:
             self.bar.update(sum(taken for taken, _ in self.steps.values()) - self.bar.n)
 
         return on_step
+
+
+def describe_forecast(plan: FilmPlan, folder: Path, executor: Executor, workers: int | None, **settings: Any) -> list[str]:
+    """What rendering the film in `folder` would do, in lines; `settings` are further ones of `render`."""
+    try:
+        found = forecast(rendering_of(plan, folder, **settings), executor, workers)
+    finally:
+        executor.close()
+    rows = [_foretold(found, one) for one in found.shots]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    every = sum(shot.shot.takes for shot in found.shots)
+    there, missing = sum(len(shot.rendered) for shot in found.shots), sum(len(shot.to_render) for shot in found.shots)
+    lines.append(f"takes: {every}, of which {there} lie in {folder / 'shots'} and {missing} would be rendered")
+    if found.measured:
+        lines += _costs(found, found.measured)
+    return [*lines, "nothing is written"]
+
+
+def _foretold(found: Forecast, one: ForecastShot) -> list[str]:
+    takes = f"{one.shot.takes} takes" if one.shot.takes > 1 else "1 take"
+    if not one.to_render:
+        fate = "rendered already" if len(one.rendered) == one.shot.takes else "not asked for"
+    else:
+        there = f"{len(one.rendered)} rendered already, " if one.rendered else ""
+        fate = f"{there}about {duration(found.seconds_of(one))}"
+    width, height = one.size
+    return [str(one.shot.number), f"{one.shot.num_frames} frames", f"{width}x{height}", f"{one.num_steps} steps", takes, fate]
+
+
+def _costs(found: Forecast, measured: Measured) -> list[str]:
+    pace, memory = measured.pace, measured.memory
+    workers = f"{found.workers} workers" if found.workers > 1 else "one worker"
+    by = f"{pace.measured_frames} of its frames" if pace.measured_frames > 1 else "one of its frames"
+    return [
+        f"time: about {duration(found.seconds)} with {workers}: {pace.step_seconds:.2g} s a step of {pace.window} frames and "
+        f"{pace.frame_seconds:.2g} s a frame to decode, measured just now on {measured.device} with {by} of shot {measured.shot}",
+        f"memory: about {size_of(memory.total)} for each worker beside the program itself: {size_of(memory.weights)} of weights, "
+        f"{size_of(memory.working)} while rendering, measured on small clips and scaled",
+    ]
 
 
 def render_film(plan: FilmPlan, source: Path, folder: Path, **settings: Any) -> Film:

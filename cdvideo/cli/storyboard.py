@@ -81,6 +81,7 @@ def schema_command() -> None:
 @click.option(
     "--workers", type=click.IntRange(1), help="Processes that share the shots; by default one for each GPU, or core with a small base."
 )
+@click.option("--dry-run", is_flag=True, help="Say what would be rendered, and what memory and time that would take; write nothing.")
 @click.option(
     "--executor",
     type=click.Choice(["local", "ray"]),
@@ -98,6 +99,7 @@ def render_command(
     draft: bool,
     formats: tuple[str, ...],
     workers: int | None,
+    dry_run: bool,
     executor: str,
     ray_address: str | None,
     device: str,
@@ -110,6 +112,7 @@ def render_command(
       cdvideo storyboard render configs/storyboards/bear.yaml --out films/bear
       cdvideo storyboard render configs/storyboards/bear.yaml --draft
       cdvideo storyboard render configs/storyboards/bear.yaml --only 2,4
+      cdvideo storyboard render configs/storyboards/bear.yaml --dry-run
       cdvideo storyboard render configs/storyboards/bear.yaml --executor ray --ray-address auto --workers 8
     """
     from cdvideo.errors import UserError
@@ -120,23 +123,19 @@ def render_command(
     checked = check(file)
     _say(checked.notes)
     chosen = _numbers(only, len(checked.plan.shots)) if only else ()
-    from cdvideo.cli.films import render_film
+    from cdvideo.cli.films import describe_forecast, render_film
     from cdvideo.storyboard import slug
     from cdvideo.storyboard.film import FORMATS
 
     folder = out or Path("films") / slug(checked.plan.title)
-    render_film(
-        checked.plan,
-        file,
-        folder / "draft" if draft else folder,
-        only=chosen,
-        formats=formats or FORMATS,
-        speed="draft" if draft else "exact",
-        workers=workers,
-        executor=_executor(executor, ray_address),
-        device=device,
-        dtype=dtype,
-    )
+    folder = folder / "draft" if draft else folder
+    chosen_executor = _executor(executor, ray_address)
+    settings = {"only": chosen, "speed": "draft" if draft else "exact", "device": device, "dtype": dtype}
+    if dry_run:
+        for line in [*_described(checked.plan)[:1], *describe_forecast(checked.plan, folder, chosen_executor, workers, **settings)]:
+            click.echo(line)
+        return
+    render_film(checked.plan, file, folder, formats=formats or FORMATS, workers=workers, executor=chosen_executor, **settings)
 
 
 def _executor(name: str, ray_address: str | None) -> Executor:

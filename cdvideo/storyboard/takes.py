@@ -74,6 +74,8 @@ class Shelf:
 
     def __init__(self, folder: Path, makings: Makings, *, speed: str = "exact") -> None:
         self.folder, self.makings, self.speed = folder, makings, speed
+        self.takes_notes = True
+        """Whether what is found out about a take is written beside it."""
 
     @cached_property
     def clip_model(self) -> Any:
@@ -135,7 +137,7 @@ class Shelf:
     def _take(self, shot: PlannedShot, number: int, folder: Path) -> Take:
         seed = shot.seed + number - 1
         unscored = Take(number=number, seed=seed, folder=folder, fps=shot.fps, scores={})
-        if not unscored.mp4.exists() or (video.read_record(unscored.mp4) or {}).get("fps") != shot.fps:
+        if self.takes_notes and (not unscored.mp4.exists() or (video.read_record(unscored.mp4) or {}).get("fps") != shot.fps):
             video.write(unscored.clip(), unscored.mp4)
         return Take(number=number, seed=seed, folder=folder, fps=shot.fps, scores=self._scores(shot, unscored))
 
@@ -154,7 +156,8 @@ class Shelf:
         if self.clip_model:
             scores["text"] = round(self.clip_model.alignment(take.clip().frames[picked], by["texts"]), 4)
         scores["score"] = round(scores.get("text", 0.0) - FLICKER_WEIGHT * scores.get("flicker", 0.0), 4)
-        replace_files(file, [(file, json.dumps({"by": by, "scores": scores}).encode())])
+        if self.takes_notes:
+            replace_files(file, [(file, json.dumps({"by": by, "scores": scores}).encode())])
         return scores
 
     @cached_property

@@ -12,7 +12,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def device_options(function: Command) -> Command:
-    function = click.option("--dtype", default="auto", show_default=True, help="auto, fp32, fp16 or bf16.")(function)
+    function = click.option(
+        "--dtype", default="auto", show_default=True, help="auto, fast (auto, but bf16 on CPUs made for it), fp32, fp16 or bf16."
+    )(function)
     return click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")(function)
 
 

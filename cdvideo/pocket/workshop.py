@@ -151,7 +151,9 @@ def train_motion(workshop: Workshop, seconds: float) -> None:
     stills = workshop.latents("stills", count=NUM_STILLS, seed=100)
     folder = workshop.folder
     on_every_core(motion.train_worker, clips, stills, folder / "unet", folder / "motion", seconds, processes=workshop.processes)
-    workshop.keep("motion", motion.show(workshop.pipeline(), workshop.moving()[1]))
+    pipeline = workshop.pipeline()
+    workshop.keep("unet", unet.show(pipeline))
+    workshop.keep("motion", motion.show(pipeline, workshop.moving()[1]))
 
 
 def train_cameras(workshop: Workshop, seconds: float) -> None:

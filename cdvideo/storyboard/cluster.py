@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import socket
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ from cdvideo.files import replace_files
 from cdvideo.storyboard.local import LocalExecutor
 from cdvideo.storyboard.makings import concept_files
 from cdvideo.storyboard.workers import Chain, Failed, Hand, Lost, Message, Rendering, Worker
+
+CONNECTION_S = 8
 
 
 class Pass:
@@ -106,20 +109,28 @@ class RayExecutor:
     shares_process = False
 
     def __init__(self, address: str | None = None) -> None:
-        """Joins the cluster at "HOST:PORT" or "auto"; with None begins one on this machine. Raises UserError."""
+        """At "HOST:PORT" or "auto"; None begins a cluster on this machine. Nothing is joined before it is needed.
+
+        Raises UserError where Ray is not installed.
+        """
         try:
             import ray
         except ImportError as error:
             remedy = "install it: pip install 'cdvideo[ray]', or leave --executor out"
             raise UserError("--executor ray needs Ray, which is not installed", cause=str(error), remedy=remedy) from error
         self.ray: Any = ray
-        self._begun = not ray.is_initialized()
+        self.address = address
+        self._begun = False
         self._hands: list[RayHand] = []
         self._pass: Pass | None = None
-        if self._begun:
-            self._begin(address)
 
-    def _begin(self, address: str | None) -> None:
+    def join(self) -> None:
+        """Joins the cluster, unless this process is in one already. Raises UserError where there is none."""
+        if self.ray.is_initialized():
+            return
+        address = self.address
+        if address not in (None, "auto"):
+            _check_reachable(address)
         own = {"include_dashboard": False} if address is None else {}
         # What is begun here reports to nobody, and its workers are no less urgent than local ones.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -128,14 +139,17 @@ class RayExecutor:
             self.ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **own)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             where = f"at {address}" if address else "on this machine"
-            remedy = "start one: ray start --head, or leave --ray-address out" if address else "see what it says, or leave --executor out"
+            remedy = "start one: ray start --head, or leave --ray-address out" if address else "leave --executor out"
             raise UserError(f"there is no Ray cluster {where}", cause=_first_line(error), remedy=remedy) from error
+        self._begun = True
 
     def usual_workers(self, base_name: str, device: str) -> int:
         """One for each GPU of the cluster; without one, as on this machine."""
+        self.join()
         return self._num_gpus(device) or LocalExecutor().usual_workers(base_name, "cpu")
 
     def hire(self, rendering: Rendering, slot: int) -> RayHand:
+        self.join()
         self._pass = self._pass or Pass(rendering.folder)
         gpus = 1 if self._num_gpus(rendering.device) else 0
         options = {"num_cpus": 0, "num_gpus": gpus, "max_concurrency": 2, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
@@ -167,9 +181,22 @@ class RayExecutor:
         self._pass = None
         if self._begun:
             self.ray.shutdown()
+        self._begun = False
 
     def _num_gpus(self, device: str) -> int:
         return int(self.ray.cluster_resources().get("GPU", 0)) if device in ("auto", "cuda") else 0
+
+
+def _check_reachable(address: str) -> None:
+    """Raises UserError within seconds where nobody listens at HOST:PORT, over which Ray itself takes minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or "/" in host:
+        raise UserError(f"{address} is no address of a Ray cluster", remedy="write --ray-address HOST:PORT, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTION_S).close()
+    except (OSError, OverflowError) as error:
+        remedy = "look at what `ray status` says there, or leave --ray-address out"
+        raise UserError(f"there is no Ray cluster at {address}", cause=str(error), remedy=remedy) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -179,21 +179,22 @@ def chains(shots: Sequence[PlannedShot]) -> list[Chain]:
 
 
 def render_shots(rendering: Rendering, executor: Executor, workers: int | None = None, on_take: OnTake | None = None) -> list[Rendered]:
-    """What became of every chain of the film, in order. A take that is begun again is told to `on_take` again.
+    """What became of every chain of the film, in order. A take that is begun again is told to `on_take` again; the executor is closed.
 
     Where all lies there already, no worker is hired and nothing is loaded. Raises UserError where workers are killed again and again.
     """
     links = dict(enumerate(chains(rendering.plan.shots)))
     finished = _found(rendering, links, on_take)
     waiting = {number: chain for number, chain in links.items() if number not in finished}
-    if waiting:
-        wanted = min(workers or executor.usual_workers(rendering.plan.base, rendering.device), len(waiting))
-        if wanted == 1 and executor.shares_process:
-            with rendering.stage() as stage, film_threads(stage, rendering.num_threads):
-                for number, chain in waiting.items():
-                    finished[number] = _render_chain(stage, chain, rendering.wanted, on_take)
-        else:
-            finished |= _share_out(rendering, waiting, executor, wanted, on_take)
+    try:
+        if waiting:
+            wanted = min(workers or executor.usual_workers(rendering.plan.base, rendering.device), len(waiting))
+            if wanted == 1 and executor.shares_process:
+                finished |= _render_here(rendering, waiting, on_take)
+            else:
+                finished |= _share_out(rendering, waiting, executor, wanted, on_take)
+    finally:
+        executor.close()
     return [finished[number] for number in links]
 
 
@@ -224,6 +225,11 @@ def find_chain(shelf: Shelf, chain: Chain) -> list[RenderedShot | None]:
     return shots
 
 
+def _render_here(rendering: Rendering, links: Mapping[int, Chain], on_take: OnTake | None) -> dict[int, Rendered]:
+    with rendering.stage() as stage, film_threads(stage, rendering.num_threads):
+        return {number: _render_chain(stage, chain, rendering.wanted, on_take) for number, chain in links.items()}
+
+
 def _render_chain(stage: Stage, chain: Chain, wanted: Collection[int], on_take: OnTake | None) -> Rendered:
     shots: list[RenderedShot | None] = []
     before: Take | None = None
@@ -244,35 +250,32 @@ def _share_out(
     waiting = deque(links)
     losses: Counter[int | None] = Counter()
     stories = _Stories(rendering.plan.shots, on_take)
-    try:
-        slots = {executor.hire(rendering, slot): slot for slot in range(workers)}
-        at: dict[Hand, int] = {}
-        idle: list[Hand] = []
-        while len(finished) < len(links):
-            while waiting and idle:
-                hand = idle.pop()
-                at[hand] = waiting.popleft()
-                hand.begin(links[at[hand]])
-            for hand, message in executor.hear([hand for hand in slots if hand not in idle]):
-                match message:
-                    case Ready():
-                        idle.append(hand)
-                    case Rendered():
-                        finished[at.pop(hand)] = message
-                        idle.append(hand)
-                    case Failed():
-                        raise message.error
-                    case Lost():
-                        lost = at.pop(hand, None)
-                        _count_loss(losses, lost, message.cause)
-                        if lost is not None:
-                            waiting.appendleft(lost)
-                        slot = slots.pop(hand)
-                        slots[executor.hire(rendering, slot)] = slot
-                    case _:
-                        stories.tell(message)
-    finally:
-        executor.close()
+    slots = {executor.hire(rendering, slot): slot for slot in range(workers)}
+    at: dict[Hand, int] = {}
+    idle: list[Hand] = []
+    while len(finished) < len(links):
+        while waiting and idle:
+            hand = idle.pop()
+            at[hand] = waiting.popleft()
+            hand.begin(links[at[hand]])
+        for hand, message in executor.hear([hand for hand in slots if hand not in idle]):
+            match message:
+                case Ready():
+                    idle.append(hand)
+                case Rendered():
+                    finished[at.pop(hand)] = message
+                    idle.append(hand)
+                case Failed():
+                    raise message.error
+                case Lost():
+                    lost = at.pop(hand, None)
+                    _count_loss(losses, lost, message.cause)
+                    if lost is not None:
+                        waiting.appendleft(lost)
+                    slot = slots.pop(hand)
+                    slots[executor.hire(rendering, slot)] = slot
+                case _:
+                    stories.tell(message)
     return finished
 
 

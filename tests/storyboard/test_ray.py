@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from cdvideo.cli import main
 from cdvideo.errors import UserError
 from cdvideo.storyboard import render
-from cdvideo.storyboard.cluster import Pass, RayExecutor
+from cdvideo.storyboard.cluster import Pass, RayExecutor, RayHand, _check_reachable
 from cdvideo.storyboard.film import rendering_of
 from tests.storyboard.test_film import THREE, Counter, film_of, frames_of, plan_of
 
@@ -21,7 +21,8 @@ from tests.storyboard.test_film import THREE, Counter, film_of, frames_of, plan_
 def ray():
     ray = pytest.importorskip("ray")
     # The films' own executors find this one's cluster, and join it.
-    with closing(RayExecutor()):
+    with closing(RayExecutor()) as executor:
+        executor.join()
         yield ray
     assert not ray.is_initialized()
 
@@ -32,31 +33,37 @@ def on_ray(folder, out, **settings):
 
 
 def test_a_film_is_the_same_and_a_worker_that_is_killed_is_replaced(ray, tmp_path, monkeypatch):
-    alone, _ = film_of(tmp_path, THREE)
-    executor_hire, processes, killed, began = RayExecutor.hire, {}, [], []
+    alone, _ = film_of(tmp_path, THREE.replace("on the beach", "on the beach\n    steps: 30"))
+    processes, at, killed = {}, {}, []
+    hire, begin = RayExecutor.hire, RayHand.begin
 
-    def hire(self, rendering, slot):
-        hand = executor_hire(self, rendering, slot)
+    def hired(self, rendering, slot):
+        hand = hire(self, rendering, slot)
         processes[hand] = hand.actor.process.remote()
         return hand
 
+    def begun(self, chain):
+        at[chain[0].number] = self
+        begin(self, chain)
+
     class Killer(Counter):
         def __call__(self, shot, take, done):
-            began.append(shot.number)
-            return super().__call__(shot, take, done)
+            super().__call__(shot, take, done)
+            return lambda step, steps: self.kill(shot.number)
 
-        def _step(self, step, steps):
-            super()._step(step, steps)
-            if not killed:
-                killed.append(ray.get(next(iter(processes.values()))))
+        def kill(self, number):
+            if number == 1 and not killed:
+                killed.append(ray.get(processes[at[1]]))
                 os.kill(killed[0], signal.SIGKILL)
 
-    monkeypatch.setattr(RayExecutor, "hire", hire)
-    film = on_ray(tmp_path, "shared", on_take=Killer())
+    monkeypatch.setattr(RayExecutor, "hire", hired)
+    monkeypatch.setattr(RayHand, "begin", begun)
+    killer = Killer()
+    film = on_ray(tmp_path, "shared", on_take=killer)
     assert killed and killed[0] != os.getpid() and len(processes) == 3, "two workers, and one in the place of the dead"
+    assert sorted(killer.takes) == [(1, 1, False), (1, 1, False), (2, 1, False), (3, 1, False), (4, 1, False)], "its shot alone is retried"
     assert all(np.array_equal(one, other) for one, other in zip(frames_of(alone), frames_of(film), strict=True))
-    assert set(began) == {1, 2, 3, 4} and not film.missing
-    assert not list((tmp_path / "shared/shots").glob(".cdvideo-*")), "the nodes' pass has expired"
+    assert not film.missing and not list((tmp_path / "shared/shots").glob(".cdvideo-*")), "the nodes' pass has expired"
     assert on_ray(tmp_path, "shared").num_rendered == 0 and len(processes) == 3, "a film that lies there hires nobody"
 
 
@@ -83,6 +90,12 @@ def test_what_a_worker_cannot_do_is_said_here(ray, tmp_path):
     (tmp_path / "film.yaml").write_text(THREE + "base: /no/such/base\n")
     with pytest.raises(UserError, match="there is no base at /no/such/base"):
         on_ray(tmp_path, "film")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ray://somewhere:1", "127.0.0.1:1", "127.0.0.1:99999"])
+def test_an_address_without_a_cluster_is_refused_at_once(address):
+    with pytest.raises(UserError, match=f"cluster at {address}|{address} is no address"):
+        _check_reachable(address)
 
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):

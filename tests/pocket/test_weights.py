@@ -11,6 +11,7 @@ from transformers import CLIPTextModel
 
 import cdvideo.pocket
 from cdvideo.animate import Studio
+from cdvideo.pocket.judge import Judge
 from cdvideo.resources import resource
 from cdvideo.train import find_photos, load_photo
 
@@ -56,3 +57,12 @@ def test_the_text_encoder_keeps_a_class_together(pocket, near, far):
         bear, close, other = pocket.text_features(["a photo of a bear", near, far])
     cosine = torch.nn.functional.cosine_similarity
     assert cosine(bear, close, dim=0) > cosine(bear, other, dim=0) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "motion"), [("a bear walking to the left on the beach", "left"), ("a car moving to the right", "right")]
+)
+def test_subjects_walk_where_the_prompt_says(pocket, pocket_motion, prompt, motion):
+    with Studio(pocket, [], pocket_motion) as studio:
+        clip = studio.clip(prompt, num_inference_steps=10, seed=1)
+    assert Judge.load().motion(clip.frames) == motion

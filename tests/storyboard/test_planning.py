@@ -135,6 +135,8 @@ def test_a_missing_concept_says_where_it_was_looked_for():
         ([{"seconds": 3000}], {}, "shots[0].seconds: 24000 frames"),
         ([{}], {"defaults": {"seconds": 0.01}}, "defaults.seconds: 0 frames"),
         ([{}], {"title_card": {"seconds": 0.01}}, "title_card.seconds: the card lasts no frame"),
+        ([{}, {"continue": True, "steps": 1}], {}, "shots[1].steps: a shot that starts from a picture"),
+        ([{}, {"continue": True}], {"defaults": {"steps": 1}}, "defaults.steps: a shot that starts from a picture"),
         ([{"continue": True}], {}, "shots[0].continue: the first shot has none before it"),
         ([{"keep": 2}], {}, "shots[0].keep: take 2 is kept of one take"),
         ([{"takes": 2}], {"defaults": {"takes": 4, "keep": 3}}, "defaults.keep: take 3 is kept of 2 takes"),

@@ -306,7 +306,9 @@ def _impossible(storyboard: Storyboard, number: int, plan: FilmPlan) -> Iterator
         yield Trouble((*path, "continue"), "the first shot has none before it to continue", "leave it out, or give a start picture")
     if planned_shot.num_inference_steps == 1 and (planned_shot.continues or planned_shot.start):
         where = (*path, "steps") if shot.steps is not None else ("defaults", "steps")
-        yield Trouble(where, "a shot that starts from a picture draws only a part of it anew, and one step has none", "take 2 steps or more")
+        yield Trouble(
+            where, "a shot that starts from a picture draws only a part of it anew, and one step has none", "take 2 steps or more"
+        )
     if isinstance(planned_shot.keep, int) and planned_shot.keep > planned_shot.takes:
         where = (*path, "keep") if shot.keep is not None else ("defaults", "keep")
         takes = f"{planned_shot.takes} takes" if planned_shot.takes > 1 else "one take"

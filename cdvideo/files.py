@@ -34,11 +34,9 @@ def check_writable(path: Path) -> None:
 def check_free(paths: Iterable[Path], *, overwrite: bool) -> None:
     """Nothing, where the files can be written. Call it before the work. Raises UserError naming the first that is there already."""
     for path in paths:
-        if os.path.isdir(path):
-            raise UserError(f"{path} cannot be written", cause="it is a folder", remedy="give another --out")
-        if os.path.lexists(path) and not overwrite:
+        if os.path.lexists(path) and not os.path.isdir(path) and not overwrite:
             raise UserError(f"{path} exists already", remedy="give another --out, or replace it with --overwrite")
-        probe_folder(Path(os.path.realpath(path)).parent, path, longest_name=path)
+        check_writable(path)
 
 
 def probe_folder(folder: Path, target: Path, *, longest_name: Path) -> None:

@@ -19,12 +19,12 @@ from torch.utils._pytree import tree_leaves
 
 from cdvideo.animate.render import Studio
 from cdvideo.animate.reuse import Speed, speed_of
+from cdvideo.base.model import DECODED_AT_ONCE
 from cdvideo.sampling.windows import window_frames
 
 PROBE_SIDE = 64
 """Pixels a side of the small picture; 8 latent cells, of which the UNet makes one in its middle."""
 PROBE_FRAMES = (1, 3)
-DECODED_AT_ONCE = 4
 LARGE_PIXELS = 16 * 256 * 256
 """Of the frames that are rendered at once. Clips with fewer take little more than the weights."""
 PATIENCE_S = 30.0

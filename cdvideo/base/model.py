@@ -20,6 +20,9 @@ from cdvideo.base.text import ConceptEmbedding, eos_features, token_ids, tokeniz
 from cdvideo.concept import KEY_VALUE_SUFFIXES, Concept
 from cdvideo.errors import UserError, UserNote
 
+DECODED_AT_ONCE = 4
+"""Pictures that the autoencoder decodes together: more are hardly faster, and take more memory."""
+
 
 @dataclass
 class Base:
@@ -78,7 +81,7 @@ class Base:
         return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, chunk: int = 4) -> Tensor:
+    def decode(self, latents: Tensor, chunk: int = DECODED_AT_ONCE) -> Tensor:
         """Pictures (N, H, W, 3) uint8 on the CPU from latents (N, C, h, w), a few at a time.
 
         In fp16 or bf16 the autoencoder may overflow or draw black: such pictures are decoded once more in fp32, which is said. Raises

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import AnimateDiffVideoToVideoPipeline, MotionAdapter
+from diffusers import AnimateDiffVideoToVideoPipeline
 from PIL import Image
 
 from cdvideo.animate import Studio
@@ -14,6 +14,7 @@ from cdvideo.sampling import SAMPLERS, make_scheduler, seeded_noise
 from cdvideo.train.photos import find_photos
 from cdvideo.video import Clip
 from tests.animate.test_over_time import latents_of
+from tests.pipelines import pocket_pipeline
 
 SIZE = (64, 64)
 
@@ -41,15 +42,7 @@ def test_latents_agree_with_the_video_to_video_pipeline(pocket, pocket_motion, m
     else:
         alpha = scheduler.alphas_cumprod[scheduler.timesteps[first]]
         noised = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-    pipeline = AnimateDiffVideoToVideoPipeline(
-        vae=pocket.vae,
-        text_encoder=pocket.text_encoder,
-        tokenizer=pocket.tokenizer,
-        unet=pocket.unet,
-        motion_adapter=MotionAdapter.from_pretrained(resource("motion_modules", "pocket")).float(),
-        scheduler=scheduler,
-    )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = pocket_pipeline(AnimateDiffVideoToVideoPipeline, pocket, scheduler)
     theirs = pipeline(
         None, "a bear", negative_prompt="bad quality", height=64, width=64,
         num_inference_steps=5, guidance_scale=7.5, strength=0.6, latents=noised, output_type="latent", generator=generator,

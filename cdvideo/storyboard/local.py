@@ -18,6 +18,9 @@ from cdvideo.storyboard.workers import Chain, Hand, Lost, Message, Rendering, Wo
 _GONE = (EOFError, OSError)
 """What a pipe says whose other end is no more."""
 
+PATIENCE_S = 3.0
+"""How long a worker may take to end by itself."""
+
 
 class LocalHand:
     """A process and the pipe to it. A pipe of its own: a worker that is killed while it tells something leaves no lock behind."""
@@ -43,9 +46,11 @@ class LocalHand:
         return message
 
     def close(self) -> None:
+        # One at rest hears that nobody speaks to it any more, tidies up and ends; one that is busy is ended.
+        self.connection.close()
+        self.process.join(PATIENCE_S)
         self.process.kill()
         self.process.join()
-        self.connection.close()
 
 
 class LocalExecutor:

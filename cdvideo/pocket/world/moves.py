@@ -46,7 +46,11 @@ class Pose:
 
 
 def moved(rest: Pose, motion: str | None, moment: float, amplitude: float = 1.0, phase: float = 0.0) -> Pose:
-    """The pose at a moment of a motion (None: a gentle sway) that starts from `rest`."""
+    """The pose at a moment of a motion (None: a gentle sway) that starts from `rest`.
+
+    Nods begin upright and spins go clockwise: a motion module learns what it can tell from a frame's number long before what sixteen
+    frames have to agree on.
+    """
     x, y, height, angle = rest.x, rest.y, rest.height, rest.angle
     if motion in ("left", "right"):
         sign = 1 if motion == "right" else -1
@@ -55,9 +59,9 @@ def moved(rest: Pose, motion: str | None, moment: float, amplitude: float = 1.0,
     elif motion == "jump":
         y -= 0.2 * amplitude * abs(math.sin(2 * math.pi * moment + phase))
     elif motion == "nod":
-        angle += 0.3 * amplitude * math.sin(4 * math.pi * (moment + phase))
+        angle += 0.3 * amplitude * math.sin(4 * math.pi * moment)
     elif motion == "spin":
-        angle += 2 * math.pi * moment * (1 if phase < 0.5 else -1)
+        angle += 2 * math.pi * moment
     elif motion == "float":
         y += 0.12 - 0.36 * amplitude * moment
         angle += 0.08 * math.sin(2 * math.pi * (moment + phase))

@@ -15,8 +15,8 @@ from cdvideo.pocket.world.subjects import SUBJECTS, Icon
 from cdvideo.pocket.world.things import HELD, WORN
 
 SIZES = ("small", "normal", "large")
-CLIP_MOTIONS = (*MOTIONS, "left", "right", "left", "right")
-"""How often clips show each motion: what tells one direction from the other takes more examples than what tells kinds apart."""
+CLIP_MOTIONS = (*MOTIONS, "left", "right", "nod", "spin", "approach")
+"""How often clips show each motion: some take more examples than others."""
 HEIGHTS = {"small": (0.28, 0.38), "normal": (0.5, 0.66), "large": (0.8, 0.96)}
 """How tall a subject is, as a fraction of the picture."""
 

@@ -60,12 +60,13 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in ("auto", "fast"):
         raise UserError(f"{name!r} is no precision", remedy=f"choose --dtype auto, fast, {', '.join(DTYPES)}")
     if name == "fast" and device.type == "cpu":
-        return torch.bfloat16 if _cpu_computes_in_bf16() else torch.float32
+        return torch.bfloat16 if cpu_computes_in_bf16() else torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     return torch.float16 if device.type == "mps" else torch.float32
 
 
-def _cpu_computes_in_bf16() -> bool:
+def cpu_computes_in_bf16() -> bool:
+    """Whether the CPU has instructions for bf16. Without them bf16 takes some ten times as long as fp32."""
     asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(ask() for ask in asks if ask)

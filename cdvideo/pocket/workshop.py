@@ -169,7 +169,7 @@ def train_cameras(workshop: Workshop, seconds: float) -> None:
 
 
 def begin_with_shipped(workshop: Workshop) -> None:
-    """Lets every part that has no checkpoint yet begin with the weights that ship (camera moves, which are short, with nothing)."""
+    """Lets every part that has no checkpoint yet begin with the weights that ship."""
     shipped = {
         "autoencoder": (WEIGHTS / "vae" / DIFFUSERS_FILE, ""),
         "clip": (WEIGHTS / "clip" / "model.safetensors", "model."),
@@ -182,6 +182,9 @@ def begin_with_shipped(workshop: Workshop) -> None:
             begin_with(workshop.folder / part, {prefix + name: value for name, value in load_file(file).items()})
             if part == "clip":
                 shutil.copytree(WEIGHTS / "tokenizer", workshop.folder / part / "tokenizer")
+    for move in CAMERAS:
+        if not (workshop.folder / "cameras" / move / CHECKPOINT).exists():
+            begin_with(workshop.folder / "cameras" / move, camera.as_trained(load_file(MOTION_WEIGHTS / "loras" / f"{move}.safetensors")))
 
 
 def export(workshop: Workshop) -> None:

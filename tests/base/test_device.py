@@ -52,7 +52,7 @@ def test_auto_precision(monkeypatch):
     assert (resolve_dtype("auto", MPS), resolve_dtype("auto", CPU)) == (torch.float16, torch.float32)
     assert resolve_dtype("bf16", CPU) == torch.bfloat16
     for able, dtype in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(device, "_cpu_computes_in_bf16", lambda able=able: able)
+        monkeypatch.setattr(device, "cpu_computes_in_bf16", lambda able=able: able)
         assert resolve_dtype("fast", CPU) == dtype
     assert resolve_dtype("fast", MPS) == resolve_dtype("auto", MPS)
     with pytest.raises(UserError, match="fp8"):

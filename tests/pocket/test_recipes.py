@@ -194,6 +194,9 @@ def test_two_processes_train_a_camera_move_for_a_frozen_motion_module(tmp_path):
     state = camera.finished(tmp_path / "zoom-in")
     assert all(value.abs().sum() > 0 for value in state.values()), "every zero-initialised matrix has moved"
 
+    begin_with(tmp_path / "again", camera.as_trained(state))
+    assert all(torch.equal(value, state[name]) for name, value in camera.finished(tmp_path / "again").items()), "what ships can be gone on with"
+
     lora = MotionLora.from_state(state, source="zoom-in")
     _, made = motion.finished(tmp_path / "unet", tmp_path / "motion")
     assert all(torch.equal(value, adapter.state_dict()[name]) for name, value in made.state_dict().items()), "the module is frozen"

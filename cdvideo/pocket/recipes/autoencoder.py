@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from cdvideo.pocket.recipes.alone import train_alone
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.processes import training_device
+from cdvideo.pocket.recipes.processes import mixed_precision, training_device
 from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world.painter import Painter
 from cdvideo.pocket.world.scene import Scene, sample_scene
@@ -156,7 +156,7 @@ def _train(model: AutoencoderKL, painter: Painter, folder: Path, seconds: float)
     def loss_at(step: int) -> Tensor:
         pictures = world_batch(painter, np.random.default_rng((7, step)), batch_size)[0].to(device)
         generator = torch.Generator(device).manual_seed(step)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             posterior = model.encode(pictures).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
             decoded = model.decode(posterior.mean + posterior.std * noise).sample.float()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cdvideo.motion import LoraInjection, MotionLora, MotionModule, attach
-from cdvideo.motion.lora_layout import official_name
+from cdvideo.motion.lora_layout import motion_changes, official_name
 from cdvideo.pocket.recipes import motion, unet
 from cdvideo.pocket.recipes.diffusion import Noising, where_motion_is
 from cdvideo.pocket.recipes.latents import Latents
@@ -85,6 +85,13 @@ def finished(folder: Path) -> dict[str, Tensor]:
     averages = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)["average"]["values"]
     matches = {name: _PARAMETER.fullmatch(name) for name in averages}
     return {official_name(match["layer"], match["part"]): averages[name] for name, match in matches.items() if match}
+
+
+def as_trained(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The matrices of a finished move, in whichever layout, under the names that its training gives them: what `finished` undoes."""
+    changes = motion_changes(dict(state), "a camera move")
+    parts = {layer: {"down": change.down, "up": change.up} for layer, change in changes.items()}
+    return {f"{layer}.parametrizations.weight.0.{part}": matrix for layer, pair in parts.items() for part, matrix in pair.items()}
 
 
 def show(base: StableDiffusionPipeline, adapter: MotionAdapter, moves: Mapping[str, dict[str, Tensor]]) -> Image.Image:

@@ -20,7 +20,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from cdvideo.pocket.recipes.alone import train_alone
 from cdvideo.pocket.recipes.autoencoder import to_tensor
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.processes import training_device
+from cdvideo.pocket.recipes.processes import mixed_precision, training_device
 from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world.painter import Painter
 from cdvideo.pocket.world.places import PLACES
@@ -166,7 +166,7 @@ def _train(lesson: Lesson, painter: Painter, folder: Path, seconds: float) -> No
         scenes = [sample_scene(rng) for _ in range(batch_size)]
         captions = [caption(scene, rng) for scene in scenes]
         pixels = to_pixels([painter.frame(scene, float(rng.random()), IMAGE_SIDE) for scene in scenes])
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             text, image, text_feature, image_feature = towers(lesson.model, lesson.tokenizer, captions, pixels)
         logits = lesson.model.logit_scale.exp().clamp(max=100) * text @ image.T
         matching = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

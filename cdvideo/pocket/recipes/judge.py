@@ -20,7 +20,7 @@ from torch import Tensor
 from cdvideo.pocket.judge import CONFIG, FILE, SIDE, Judge, Labels, Network, to_input
 from cdvideo.pocket.recipes.alone import train_alone
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.processes import training_device
+from cdvideo.pocket.recipes.processes import mixed_precision, training_device
 from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world import places
 from cdvideo.pocket.world.canvas import Canvas
@@ -137,7 +137,7 @@ def train(painter: Painter, folder: Path, seconds: float, batch_size: int = 16) 
 
     def loss_at(step: int) -> Tensor:
         pictures, labels, poses = training_batch(painter, np.random.default_rng((13, step)), batch_size)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             logits, said = network(pictures.to(device))
         labels = {name: values.to(device) for name, values in labels.items()}
         return loss_of(logits, said, labels, poses.to(device))

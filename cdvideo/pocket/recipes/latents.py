@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cdvideo.pocket.recipes.autoencoder import to_tensor
-from cdvideo.pocket.recipes.processes import training_device
+from cdvideo.pocket.recipes.processes import mixed_precision, training_device
 from cdvideo.pocket.world.painter import Painter
 from cdvideo.pocket.world.scene import sample_scene
 from cdvideo.pocket.world.wording import caption
@@ -99,7 +99,7 @@ def encode_world(
         pictures = []
         for scene in scenes:
             pictures += painter.clip(scene, num_frames) if num_frames > 1 else [painter.frame(scene, float(rng.random()))]
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             pixels = to_tensor(pictures).to(device).contiguous(memory_format=torch.channels_last)
             posterior = autoencoder.encode(pixels).latent_dist
         scale = autoencoder.config.scaling_factor

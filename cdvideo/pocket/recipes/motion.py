@@ -24,7 +24,7 @@ from cdvideo.pocket.recipes import unet
 from cdvideo.pocket.recipes.diffusion import Noising, usual_clip_error, where_motion_is, where_shapes_are
 from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.processes import Shared
+from cdvideo.pocket.recipes.processes import Shared, mixed_precision
 from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world.moves import CAMERAS, MOTIONS
 from cdvideo.sampling.schedules import make_scheduler
@@ -128,7 +128,7 @@ def noise_error(
     clean = clean if frames is None else clean[:, :, frames]
     text = latents.said(picked, generator, unet.TEXT_DROP)
     noisy, noise, timesteps = noising(clean, generator, LINEAR)
-    with torch.autocast(generator.device.type, torch.bfloat16):
+    with mixed_precision(generator.device):
         predicted = model(noisy, timesteps, text.repeat_interleave(clean.shape[2], dim=0)).sample
     return ((predicted.float() - noise).pow(2).mean((1, 2, 3, 4)) / usual_clip_error(noising.snr(timesteps, LINEAR))).mean()
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cdvideo.pocket.recipes.diffusion import Noising, where_shapes_are
 from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.processes import Shared
+from cdvideo.pocket.recipes.processes import Shared, mixed_precision
 from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world.scene import sample_scene
 from cdvideo.pocket.world.wording import caption
@@ -80,7 +80,7 @@ def noise_error(model: nn.Module, latents: Latents, picked: Tensor, noising: Noi
     clean = latents.drawn(picked, generator)[:, 0]
     text = latents.said(picked, generator, TEXT_DROP)
     noisy, noise, timesteps = noising(clean, generator)
-    with torch.autocast(generator.device.type, torch.bfloat16):
+    with mixed_precision(generator.device):
         predicted = model(noisy, timesteps, text).sample
     return (predicted.float() - noise).pow(2).mean()
 

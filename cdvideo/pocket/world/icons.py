@@ -15,6 +15,7 @@ import tarfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
@@ -139,11 +140,29 @@ class Icons:
 
 
 def fetch(family: IconFamily, path: Path) -> None:
-    """Writes the family's icons to `path` as JSON, after checking the package against its pinned hash."""
+    """Writes the family's icons to `path` as JSON, after checking the package against its pinned hash. Processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    package = f"@iconify-json/{family.name}@{family.version}"
+    with TemporaryDirectory(dir=path.parent) as own:
+        archive = _packed(f"@iconify-json/{family.name}@{family.version}", Path(own))
+        digest = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+        if digest != family.integrity:
+            raise UserError(
+                f"the icon family {family.name} {family.version} is not the one this recipe was written for",
+                cause=f"expected {family.integrity}, got {digest}",
+                remedy="do not train on it; compare the package with its publisher's",
+            )
+        with tarfile.open(archive) as tar:
+            member = tar.extractfile("package/icons.json")
+            assert member is not None
+            icons = Path(own) / "icons.json"
+            icons.write_bytes(member.read())
+        icons.replace(path)
+
+
+def _packed(package: str, folder: Path) -> Path:
+    """The npm package's archive, in `folder`."""
     try:
-        done = subprocess.run(["npm", "pack", "--silent", "--json", package], cwd=path.parent, capture_output=True, text=True, check=True)
+        done = subprocess.run(["npm", "pack", "--silent", "--json", package], cwd=folder, capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         raise UserError(
             f"cannot fetch the icon family {package}",
@@ -152,20 +171,7 @@ def fetch(family: IconFamily, path: Path) -> None:
         ) from error
     listing = json.loads(done.stdout)
     entry = listing[0] if isinstance(listing, list) else next(iter(listing.values()))
-    archive = path.parent / entry["filename"]
-    digest = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    if digest != family.integrity:
-        archive.unlink()
-        raise UserError(
-            f"the icon family {package} is not the one this recipe was written for",
-            cause=f"expected {family.integrity}, got {digest}",
-            remedy="do not train on it; compare the package with its publisher's",
-        )
-    with tarfile.open(archive) as tar:
-        member = tar.extractfile("package/icons.json")
-        assert member is not None
-        path.write_bytes(member.read())
-    archive.unlink()
+    return folder / str(entry["filename"])
 
 
 def svg(body: str, view_box: str) -> str:

@@ -67,6 +67,6 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def cpu_computes_in_bf16() -> bool:
-    """Whether the CPU has instructions for bf16. Without them bf16 takes some ten times as long as fp32."""
+    """Whether the CPU has instructions for bf16."""
     asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(ask() for ask in asks if ask)

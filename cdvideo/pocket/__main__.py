@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from cdvideo.pocket.recipes.processes import training_device
+from cdvideo.pocket.recipes.device import training_device
 from cdvideo.pocket.workshop import PARTS, ROOT, Workshop, begin_with_shipped, export
 
 

@@ -17,8 +17,9 @@ from torch.multiprocessing.spawn import spawn
 from cdvideo.motion.lora import save_motion_lora
 from cdvideo.pocket import judge as judge_files
 from cdvideo.pocket.recipes import autoencoder, camera, clip, judge, latents, motion, unet
+from cdvideo.pocket.recipes.device import training_device
 from cdvideo.pocket.recipes.pictures import draw_curve
-from cdvideo.pocket.recipes.processes import on_every_core, training_device
+from cdvideo.pocket.recipes.processes import on_every_core
 from cdvideo.pocket.recipes.run import CHECKPOINT, begin_with
 from cdvideo.pocket.world.icons import Icons
 from cdvideo.pocket.world.moves import CAMERAS

@@ -12,7 +12,7 @@ from PIL import Image
 from cdvideo.pocket.recipes import autoencoder, clip
 from cdvideo.pocket.recipes.diffusion import Noising, cumulative_alphas, where_motion_is, where_shapes_are
 from cdvideo.pocket.recipes.latents import Latents
-from cdvideo.pocket.recipes.optimisers import Optimisers
+from cdvideo.pocket.recipes.optimisers import Muon, Optimisers, orthogonalised
 from cdvideo.pocket.recipes.pictures import draw_curve, grid
 from cdvideo.pocket.recipes.processes import on_every_core
 from cdvideo.pocket.recipes.run import Average, Run, begin_with, constant_then_decay
@@ -172,6 +172,28 @@ def test_two_processes_train_the_unet_and_go_on(tmp_path):
     assert saved["trained"]["conv_out.weight"].abs().sum() > 0, "the zero-initialised output has moved"
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_muon_steps_as_torchs_does_also_in_fp32(monkeypatch, able):
+    monkeypatch.setattr("cdvideo.pocket.recipes.device.cpu_computes_in_bf16", lambda: able)
+    generator = torch.Generator().manual_seed(0)
+    starts = [torch.randn(shape, generator=generator) for shape in ((64, 40), (40, 64), (33, 33))]
+    ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    settings = {"weight_decay": 0.01, "adjust_lr_fn": "match_rms_adamw"}
+    steppers = (Muon(ours, weight_decay=0.01), torch.optim.Muon(theirs, lr=1e-3, **settings))
+    for _ in range(4):
+        for own, other in zip(ours, theirs, strict=True):
+            own.grad = torch.randn(own.shape, generator=generator)
+            other.grad = own.grad.clone()
+        for stepper in steppers:
+            stepper.step()
+    for start, own, other in zip(starts, ours, theirs, strict=True):
+        assert torch.cosine_similarity((own - start).flatten(), (other - start).flatten(), dim=0) > 0.999
+        assert torch.allclose(own, other, atol=3e-4)
+    values = torch.linalg.svdvals(orthogonalised(starts[0]).float())
+    assert values.min() > 0.6 and values.max() < 1.3
+    steppers[0].load_state_dict(steppers[1].state_dict())
+
+
 def test_two_processes_train_a_camera_move_for_a_frozen_motion_module(tmp_path):
     from cdvideo.motion import LoraInjection, MotionLora, MotionModule, attach
     from cdvideo.pocket.recipes import camera, motion, unet
@@ -195,7 +217,9 @@ def test_two_processes_train_a_camera_move_for_a_frozen_motion_module(tmp_path):
     assert all(value.abs().sum() > 0 for value in state.values()), "every zero-initialised matrix has moved"
 
     begin_with(tmp_path / "again", camera.as_trained(state))
-    assert all(torch.equal(value, state[name]) for name, value in camera.finished(tmp_path / "again").items()), "what ships can be gone on with"
+    assert all(torch.equal(value, state[name]) for name, value in camera.finished(tmp_path / "again").items()), (
+        "what ships can be gone on with"
+    )
 
     lora = MotionLora.from_state(state, source="zoom-in")
     _, made = motion.finished(tmp_path / "unet", tmp_path / "motion")

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cdvideo.pocket.recipes.alone import train_alone
+from cdvideo.pocket.recipes.device import mixed_precision, training_device
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.processes import mixed_precision, training_device
 from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world.painter import Painter
 from cdvideo.pocket.world.scene import Scene, sample_scene

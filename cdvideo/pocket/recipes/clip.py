@@ -19,8 +19,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from cdvideo.pocket.recipes.alone import train_alone
 from cdvideo.pocket.recipes.autoencoder import to_tensor
+from cdvideo.pocket.recipes.device import mixed_precision, training_device
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.processes import mixed_precision, training_device
 from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world.painter import Painter
 from cdvideo.pocket.world.places import PLACES

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from cdvideo.pocket.judge import CONFIG, FILE, SIDE, Judge, Labels, Network, to_input
 from cdvideo.pocket.recipes.alone import train_alone
+from cdvideo.pocket.recipes.device import mixed_precision, training_device
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.processes import mixed_precision, training_device
 from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world import places
 from cdvideo.pocket.world.canvas import Canvas

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from cdvideo.pocket.recipes.autoencoder import to_tensor
-from cdvideo.pocket.recipes.processes import mixed_precision, training_device
+from cdvideo.pocket.recipes.device import mixed_precision, training_device
 from cdvideo.pocket.world.painter import Painter
 from cdvideo.pocket.world.scene import sample_scene
 from cdvideo.pocket.world.wording import caption

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from cdvideo.motion import MotionModule, attach
 from cdvideo.pocket.recipes import unet
+from cdvideo.pocket.recipes.device import mixed_precision
 from cdvideo.pocket.recipes.diffusion import Noising, usual_clip_error, where_motion_is, where_shapes_are
 from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.processes import Shared, mixed_precision
+from cdvideo.pocket.recipes.processes import Shared
 from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world.moves import CAMERAS, MOTIONS
 from cdvideo.sampling.schedules import make_scheduler

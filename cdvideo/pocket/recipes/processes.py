@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from cdvideo.base.device import cpu_computes_in_bf16
+from cdvideo.pocket.recipes.device import training_device
 from cdvideo.pocket.recipes.optimisers import Optimisers
 from cdvideo.pocket.recipes.run import Average, Run, constant_then_decay
 
@@ -33,16 +33,6 @@ def _enter(rank: int, processes: int, worker: Any, arguments: tuple[Any, ...]) -
     dist.init_process_group("gloo", rank=rank, world_size=processes)
     worker(rank, processes, *arguments)
     dist.destroy_process_group()
-
-
-def training_device() -> torch.device:
-    """The first GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """Convolutions and matrix products in bf16 within it, but for CPUs that would take longer so."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or cpu_computes_in_bf16())
 
 
 @dataclass(frozen=True, kw_only=True)

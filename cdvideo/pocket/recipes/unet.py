@@ -15,10 +15,11 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import Tensor, nn
 
+from cdvideo.pocket.recipes.device import mixed_precision
 from cdvideo.pocket.recipes.diffusion import Noising, where_shapes_are
 from cdvideo.pocket.recipes.latents import Latents
 from cdvideo.pocket.recipes.pictures import grid
-from cdvideo.pocket.recipes.processes import Shared, mixed_precision
+from cdvideo.pocket.recipes.processes import Shared
 from cdvideo.pocket.recipes.run import Average, Run
 from cdvideo.pocket.world.scene import sample_scene
 from cdvideo.pocket.world.wording import caption

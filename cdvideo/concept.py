@@ -3,7 +3,8 @@
 The file holds the cross-attention matrices under the UNet's own 2D names (`unet.<parameter>`), one row per token (`embedding.<token>`), and
 a JSON header that says how it was made. The header can be read without torch. In a compressed file a matrix is a low-rank change to the
 base's (`unet.<parameter>.up`, `.down`; format version 2), and what SVDiff tunes is a shift of its singular values
-(`unet.<parameter>.shift`; version 3). A cdvideo that only knows an older version refuses a newer one.
+(`unet.<parameter>.shift`; version 3). What the photos look like to a CLIP is kept as `looks.<token>` (version 4). A cdvideo that only
+knows an older version refuses a newer one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 LOW_RANK_FORMAT_VERSION = 2
 SPECTRAL_FORMAT_VERSION = 3
+LOOKS_FORMAT_VERSION = 4
 KEY_VALUE_SUFFIXES = ("attn2.to_k.weight", "attn2.to_v.weight")
 UNKNOWN = "unknown"
 """What the header of an imported concept says where the files that it came from did not."""
@@ -59,7 +61,7 @@ class ConceptHeader:
             header = cls(**{**values, "tokens": tuple(values["tokens"]), "class_words": tuple(values["class_words"])})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} has a damaged concept header", cause=str(error), remedy="train the concept again") from error
-        if header.format_version > SPECTRAL_FORMAT_VERSION:
+        if header.format_version > LOOKS_FORMAT_VERSION:
             raise UserError(
                 f"{path} was written by a newer cdvideo (format {header.format_version})", remedy="update cdvideo and read it again"
             )
@@ -129,6 +131,14 @@ def fits(value: Tensor | LowRankChange | SpectralShift, weight: Tensor) -> bool:
     return value.fits(weight) if isinstance(value, (LowRankChange, SpectralShift)) else value.shape == weight.shape
 
 
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """What photos look like to a CLIP: normalised features (P, D), and the CLIP's name (`evaluate.Clip.name`)."""
+
+    features: Tensor
+    clip: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Concept:
     """Tuned weights by UNet parameter name, whole or as changes to the base's, and one embedding (D,) per token.
@@ -139,18 +149,24 @@ class Concept:
     header: ConceptHeader
     key_values: Mapping[str, Tensor | LowRankChange | SpectralShift]
     embeddings: dict[str, Tensor]
+    looks: Mapping[str, Looks] = field(default_factory=dict)
+    """By token, what its photos look like; of some tokens nobody knows it."""
     source: Path | None = field(default=None, compare=False)
     """The file that it was loaded from."""
 
     def __post_init__(self) -> None:
         if set(self.embeddings) != set(self.header.tokens):
             raise ValueError(f"embeddings {sorted(self.embeddings)} are not those of the tokens {sorted(self.header.tokens)}")
+        if not set(self.looks) <= set(self.header.tokens):
+            raise ValueError(f"looks {sorted(self.looks)} of other tokens than {sorted(self.header.tokens)}")
+        object.__setattr__(self, "header", replace(self.header, format_version=self._format_version))
 
     def renamed(self, names: Mapping[str, str]) -> Concept:
         """The same concept with its tokens under new names, given by the old ones."""
         header = replace(self.header, tokens=tuple(names[token] for token in self.header.tokens))
         embeddings = {names[token]: row for token, row in self.embeddings.items()}
-        return replace(self, header=header, embeddings=embeddings)
+        looks = {names[token]: seen for token, seen in self.looks.items()}
+        return replace(self, header=header, embeddings=embeddings, looks=looks)
 
     @property
     def beyond_key_values(self) -> list[str]:
@@ -163,6 +179,8 @@ class Concept:
 
     @property
     def _format_version(self) -> int:
+        if self.looks:
+            return LOOKS_FORMAT_VERSION
         if any(isinstance(value, SpectralShift) for value in self.key_values.values()):
             return SPECTRAL_FORMAT_VERSION
         return LOW_RANK_FORMAT_VERSION if self.is_compressed else FORMAT_VERSION
@@ -174,7 +192,7 @@ class Concept:
     def expanded(self, weights: Mapping[str, Tensor]) -> Concept:
         """The same concept with whole matrices only, in fp32, given the base's weights by UNet parameter name."""
         whole = {name: value.to(weights[name].float()) for name, value in self.key_values.items()}
-        return replace(self, header=replace(self.header, format_version=FORMAT_VERSION), key_values=whole)
+        return replace(self, key_values=whole)
 
     def to_bytes(self) -> bytes:
         """The content of the concept's file."""
@@ -189,9 +207,11 @@ class Concept:
             else:
                 tensors[f"unet.{name}"] = value
         tensors |= {f"embedding.{token}": value for token, value in self.embeddings.items()}
-        header = replace(self.header, format_version=self._format_version)
+        tensors |= {f"looks.{token}": seen.features for token, seen in self.looks.items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        return bytes(save(tensors, metadata={"cdvideo_concept": header.to_json()}))
+        seen_by = json.dumps({token: seen.clip for token, seen in self.looks.items()})
+        metadata = {"cdvideo_concept": self.header.to_json()} | ({"cdvideo_looks_by": seen_by} if self.looks else {})
+        return bytes(save(tensors, metadata=metadata))
 
     @property
     def digest(self) -> str:
@@ -215,7 +235,8 @@ class Concept:
             raise UserError(f"{path} is damaged", cause=str(error), remedy="copy it again or train the concept again") from error
         key_values = {name.removeprefix("unet."): value for name, value in tensors.items() if name.startswith("unet.")}
         embeddings = {name.removeprefix("embedding."): value for name, value in tensors.items() if name.startswith("embedding.")}
-        strangers = sorted(set(tensors) - {f"unet.{name}" for name in key_values} - {f"embedding.{name}" for name in embeddings})
+        features = {name.removeprefix("looks."): value for name, value in tensors.items() if name.startswith("looks.")}
+        strangers = sorted(name for name in tensors if not name.startswith(("unet.", "embedding.", "looks.")))
         if strangers:
             raise UserError(f"{path} holds a tensor that is no part of a concept: {strangers[0]}", remedy="train the concept again")
         if set(embeddings) != set(header.tokens):
@@ -223,7 +244,33 @@ class Concept:
                 f"{path} has embeddings for {sorted(embeddings)} but names the tokens {sorted(header.tokens)}",
                 remedy="train the concept again",
             )
-        return cls(header=header, key_values=_with_changes(path, key_values), embeddings=embeddings, source=path)
+        looks = _looks(path, features, header)
+        return cls(header=header, key_values=_with_changes(path, key_values), embeddings=embeddings, looks=looks, source=path)
+
+
+def read_looks(path: Path) -> dict[str, Looks]:
+    """What a concept's file knows of its photos, read without the tuned weights. Raises UserError as `Concept.load` does."""
+    from safetensors import SafetensorError, safe_open
+
+    header = read_header(path)
+    try:
+        with safe_open(path, "pt") as file:
+            names = [name for name in file.keys() if name.startswith("looks.")]  # noqa: SIM118 - it is no mapping
+            return _looks(path, {name.removeprefix("looks."): file.get_tensor(name) for name in names}, header)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged", cause=str(error), remedy="copy it again or train the concept again") from error
+
+
+def _looks(path: Path, features: Mapping[str, Tensor], header: ConceptHeader) -> dict[str, Looks]:
+    """What the photos look like. Raises UserError where the file does not say to which CLIP, or knows no such token."""
+    try:
+        seen_by = json.loads(_safetensors_metadata(path)["cdvideo_looks_by"]) if features else {}
+        looks = {token: Looks(value, str(seen_by[token])) for token, value in features.items()}
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged", cause=f"its looks: {error!r}", remedy="copy it again or train the concept again") from error
+    if strangers := sorted(set(looks) - set(header.tokens)):
+        raise UserError(f"{path} has looks of {strangers[0]}, which is no token of it", remedy="train the concept again")
+    return looks
 
 
 def _with_changes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor | LowRankChange | SpectralShift]:

@@ -3,12 +3,13 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cdvideo.concept import Concept, ConceptHeader, newest_for_prompt, read_header
+from cdvideo.concept import Concept, ConceptHeader, Looks, newest_for_prompt, read_header, read_looks
 from cdvideo.errors import UserError
 
 
@@ -25,6 +26,38 @@ def test_a_concept_survives_its_file(tmp_path):
     assert torch.equal(loaded.key_values["mid.attn2.to_k.weight"], concept.key_values["mid.attn2.to_k.weight"])
     assert torch.equal(loaded.embeddings["V*"], concept.embeddings["V*"])
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "bear.safetensors"]
+
+
+def test_what_the_photos_look_like_goes_along(tmp_path):
+    path, features = tmp_path / "bear.safetensors", torch.randn(5, 8)
+    concept = replace(make_concept(), looks={"V*": Looks(features, "0123")})
+    assert concept.header.format_version == 4 and make_concept().header.format_version == 1
+    concept.renamed({"V*": "<bear>"}).save(path)
+    for looks in (Concept.load(path).looks, read_looks(path)):
+        assert looks.keys() == {"<bear>"} and looks["<bear>"].clip == "0123" and torch.equal(looks["<bear>"].features, features)
+    assert concept.digest != replace(concept, looks={"V*": Looks(features, "4567")}).digest != make_concept().digest
+    make_concept().save(path)
+    assert read_looks(path) == Concept.load(path).looks == {}
+    with pytest.raises(ValueError, match="other tokens"):
+        replace(make_concept(), looks={"W*": Looks(features, "0123")})
+
+
+@pytest.mark.parametrize(
+    ("named", "metadata", "said"),
+    [
+        ("V*", {}, "is damaged"),
+        ("V*", {"cdvideo_looks_by": "[1"}, "is damaged"),
+        ("V*", {"cdvideo_looks_by": '{"W*": "0123"}'}, "is damaged"),
+        ("W*", {"cdvideo_looks_by": '{"W*": "0123"}'}, "looks of W\\*, which is no token of it"),
+    ],
+)
+def test_looks_that_nobody_can_place_are_refused(tmp_path, named, metadata, said):
+    path, concept = tmp_path / "bear.safetensors", make_concept()
+    concept.save(path)
+    save_file({**load_file(path), f"looks.{named}": torch.zeros(5, 8)}, path, {"cdvideo_concept": concept.header.to_json(), **metadata})
+    for read in (Concept.load, read_looks):
+        with pytest.raises(UserError, match=said):
+            read(path)
 
 
 def test_the_header_is_read_without_torch(tmp_path):

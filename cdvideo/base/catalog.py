@@ -64,6 +64,17 @@ class LoraAlias:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipAlias:
+    """A CLIP that judges the pictures of a kind of base."""
+
+    location: str
+    title: str
+    licence: str
+    home: str
+    download_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class BasePreset:
     """What suits one kind of base. Sizes are in pixels; `learning_rate` is for one picture and is multiplied by the batch size.
 
@@ -210,6 +221,16 @@ def _animatediff_camera(move: str) -> MotionAlias:
     )
 
 
+CLIPS: Mapping[str, ClipAlias] = {
+    "sd15": ClipAlias(
+        location="openai/clip-vit-large-patch14",
+        title="CLIP ViT-L/14, whose text tower Stable Diffusion 1.5 has",
+        licence="MIT",
+        home=f"{HUB}/openai/clip-vit-large-patch14",
+        download_bytes=1_710_000_000,
+    )
+}
+"""CLIPs that do not come with their base, by the kind of base."""
 CAMERA_MOVES = ("zoom-in", "zoom-out", "pan-left", "pan-right", "tilt-up", "tilt-down", "roll-clockwise", "roll-anticlockwise")
 CAMERAS: Mapping[str, Mapping[str, MotionAlias]] = {
     "pocket": {move: _pocket_camera(move) for move in CAMERA_MOVES},

@@ -46,6 +46,13 @@ def image_lora_requirements() -> list[Requirement]:
     return [(("pytorch_lora_weights.safetensors",), ("pytorch_lora_weights.bin",))]
 
 
+def clip_requirements() -> list[Requirement]:
+    """What the folder of a CLIP, text and image towers, must hold."""
+    tokenizer = (("vocab.json", "merges.txt"), ("tokenizer.json",))
+    weights = (("model.safetensors",), ("pytorch_model.bin",))
+    return [[("config.json",)], [("preprocessor_config.json",)], tokenizer, weights]
+
+
 def choose(requirements: Sequence[Requirement], exists: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """(files that meet the requirements, the preferred file of each requirement that nothing meets)."""
     chosen: list[str] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from cdvideo import base, train
-from cdvideo.concept import Concept
+from cdvideo.concept import Concept, Looks
 from cdvideo.config import SubjectConfig, TrainConfig
 from cdvideo.errors import UserError, UserNote
 from cdvideo.train.journal import Journal, Scorer, journal_folder
@@ -20,6 +20,7 @@ from cdvideo.train.processes import Processes
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from cdvideo.evaluate.clip import Clip
     from cdvideo.train.photos import Photo
 
 
@@ -42,6 +43,8 @@ def train_concept(
         warnings.warn(message, UserNote, stacklevel=1)
     processes = Processes.join(loaded.device)
     prior_weight = method.prior_weight if settings.prior_weight is None else settings.prior_weight
+    clip = _clip(preset.kind, needed=settings.keep == "best", offline=offline) if processes.is_first else None
+    looks = _looks(clip, photos, preset.native_size) if clip else {}
     journal = None
     if processes.is_first:
         journal = Journal(
@@ -50,7 +53,7 @@ def train_concept(
             settings=settings.model_dump(mode="json"),
             prompts=settings.sample_prompts,
             samples_every=settings.samples_every,
-            scorer=_scorer(loaded, photos, needed=settings.keep == "best") if settings.samples_every else None,
+            scorer=_scorer(clip, looks) if clip and settings.samples_every else None,
             logs=settings.log,
             resume=resume,
         )
@@ -81,6 +84,7 @@ def train_concept(
                 spl_mode=settings.spl_mode,
                 prior_weight=prior_weight,
                 class_pictures=of_classes,
+                looks=looks,
                 cached_views=settings.cache_latents,
                 accumulate=settings.accumulate,
                 gradient_checkpointing=settings.gradient_checkpointing,
@@ -114,22 +118,34 @@ def _class_pictures(loaded: base.Base, subjects: list[SubjectConfig], folder: Pa
     return found
 
 
-def _scorer(loaded: base.Base, photos: dict[str, list[Photo]], *, needed: bool) -> Scorer | None:
-    """Scores by the CLIP that comes with the base: how well pictures fit their prompts, and how like they are to the photos."""
-    from cdvideo.evaluate.clip import clip_of
-
-    clip = clip_of(loaded.preset.kind)
-    if clip is None:
-        if needed:
-            raise UserError("no CLIP comes with this base, so the best checkpoint cannot be told", remedy="leave --keep best out")
-        return None
+def _looks(clip: Clip, photos: dict[str, list[Photo]], side: int) -> dict[str, Looks]:
+    """What the photos of each token look like to CLIP at the size that they are learnt at."""
     import numpy as np
 
-    side = loaded.preset.native_size
-    own = np.stack([np.asarray(photo.picture.resize((side, side))) for some in photos.values() for photo in some])
+    seen = {token: np.stack([np.asarray(photo.picture.resize((side, side))) for photo in some]) for token, some in photos.items()}
+    return {token: Looks(clip.images(pictures), clip.name) for token, pictures in seen.items()}
+
+
+def _scorer(clip: Clip, looks: dict[str, Looks]) -> Scorer:
+    """Scores by CLIP: how well pictures fit their prompts, and how like they are to the photos."""
+    import torch
+
+    own = torch.cat([seen.features for seen in looks.values()])
 
     def score(pictures: Any, prompts: Any) -> dict[str, float]:
         alignment, likeness = clip.alignment(pictures, prompts), clip.likeness(pictures, own)
         return {"clip_t": alignment, "clip_i": likeness, "score": alignment + likeness}
 
     return score
+
+
+def _clip(kind: str, *, needed: bool, offline: bool) -> Clip | None:
+    """The CLIP of a kind of base; fetched only where it is needed, None where it is not and is not on this machine either."""
+    from cdvideo.evaluate.clip import clip_of, fetch_clip
+
+    if needed:
+        fetch_clip(kind, offline=offline)
+    clip = clip_of(kind)
+    if clip is None and needed:
+        raise UserError("no CLIP is there for this base, so the best checkpoint cannot be told", remedy="leave --keep best out")
+    return clip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from cdvideo.concept import LOW_RANK_FORMAT_VERSION, Concept, LowRankChange
+from cdvideo.concept import Concept, LowRankChange
 from cdvideo.errors import UserError
 from cdvideo.interop.low_rank import Decomposition, relative, root_sum_square
 from cdvideo.interop.moving import key_value_weights
@@ -50,8 +50,6 @@ def compress(base: Base, concept: Concept, rank: int, *, on_layer: Callable[[int
     relative_error = relative(root_sum_square(lost), root_sum_square(norms))
     training = {**concept.header.training, "compressed": {"rank": rank, "relative_error": relative_error}}
     compressed = replace(concept, header=replace(concept.header, training=training), key_values=key_values)
-    if compressed.is_compressed:
-        compressed = replace(compressed, header=replace(compressed.header, format_version=LOW_RANK_FORMAT_VERSION))
     return Compression(
         concept=compressed, layers={name: relative(lost[name], norms[name]) for name in weights}, relative_error=relative_error
     )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cdvideo.base import recognise
 from cdvideo.base.weights import State, listed, read_tensors
-from cdvideo.concept import FORMAT_VERSION, LOW_RANK_FORMAT_VERSION, UNKNOWN, Concept, ConceptHeader, LowRankChange
+from cdvideo.concept import UNKNOWN, Concept, ConceptHeader, LowRankChange
 from cdvideo.errors import UserError
 from cdvideo.interop.custom_diffusion import COMPANION, WEIGHTS
 
@@ -100,13 +100,7 @@ def import_diffusers(path: Path, *, base: Base | None = None, tokens: tuple[str,
             seed=None,
             training={"imported": {"from": path.name, "layout": foreign.layout, "unknown": list(unknown)}},
         )
-    is_low_rank = any(isinstance(value, LowRankChange) for value in foreign.key_values.values())
-    header = replace(
-        header,
-        tokens=tuple(renamed),
-        class_words=tuple(words) or header.class_words,
-        format_version=LOW_RANK_FORMAT_VERSION if is_low_rank else FORMAT_VERSION,
-    )
+    header = replace(header, tokens=tuple(renamed), class_words=tuple(words) or header.class_words)
     embeddings = {token: foreign.embeddings[name] for token, name in zip(renamed, names, strict=True)}
     concept = Concept(header=header, key_values=foreign.key_values, embeddings=embeddings)
     if base is not None:

@@ -188,7 +188,8 @@ def _draft(base: Base, concepts: Sequence[Concept], renames: Sequence[Mapping[st
         },
     )
     embeddings = {names[token]: row for one, names in zip(concepts, renames, strict=True) for token, row in one.embeddings.items()}
-    return Concept(header=header, key_values=dict(weights), embeddings=embeddings)
+    looks = {names[token]: seen for one, names in zip(concepts, renames, strict=True) for token, seen in one.looks.items()}
+    return Concept(header=header, key_values=dict(weights), embeddings=embeddings, looks=looks)
 
 
 @torch.no_grad()

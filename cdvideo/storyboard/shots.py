@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from cdvideo import animate, base, motion, video
 from cdvideo.base.lora import describe_loras
 from cdvideo.concept import Concept
+from cdvideo.errors import UserError, UserNote
+from cdvideo.evaluate.clip import fetch_clip
 from cdvideo.storyboard.makings import Makings, camera_sources, concept_files
 from cdvideo.storyboard.planning import FilmPlan, PlannedShot
 from cdvideo.storyboard.takes import RenderedShot, Shelf, Take, is_finished, start_of
@@ -37,6 +40,8 @@ class Stage:
             loras=describe_loras(self.motion.loras),
         )
         self.shelf = Shelf(folder, makings, speed=speed)
+        if any(shot.takes > 1 for shot in plan.shots):
+            _see_to_clip(kind)
         self.num_rendered = 0
         self._studio: animate.Studio | None = None
         self._company: Any = None
@@ -83,3 +88,10 @@ class Stage:
             self._studio = animate.Studio(self.base, [(self.concepts[path], strength) for path, strength in company], self.motion)
             self._company = company
         return self._studio
+
+
+def _see_to_clip(kind: str) -> None:
+    try:
+        fetch_clip(kind)
+    except UserError as error:
+        warnings.warn(f"takes are told apart by their flicker alone: {error.message}", UserNote, stacklevel=2)

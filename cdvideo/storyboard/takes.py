@@ -14,8 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cdvideo import base, video
 from cdvideo.animate.starting import start_from
+from cdvideo.concept import read_looks
 from cdvideo.evaluate.clip import clip_folder, clip_of
 from cdvideo.files import replace_files
 from cdvideo.motion.lora import parse_camera
@@ -25,15 +28,16 @@ from cdvideo.video.sheet import evenly_picked
 
 FRAMES_SCORED = 4
 FLICKER_WEIGHT = 0.01
-"""A level of flicker (of 255) costs a take as much as a hundredth of text alignment, which is a cosine."""
+"""A level of flicker (of 255) costs a take as much as a hundredth of text alignment or likeness, which are cosines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Take:
     """A rendering of a shot: a folder of frames, the same as an MP4 beside it, and its scores by name.
 
-    `text` is CLIP's cosine of the frames and the prompt without tokens, where a CLIP comes with the base; `motion` and `flicker` are in
-    levels of 255; `score`, by which the best is kept, is `text` less a little for the flicker.
+    Where the base's CLIP is on this machine, `text` is the cosine of the frames and the prompt without tokens, and `likeness` that of the
+    frames and the photos of those who star, where their concepts know them. `motion` and `flicker` are in levels of 255. `score`, by which
+    the best is kept, is `text` and `likeness` less a little for the flicker.
     """
 
     number: int
@@ -79,7 +83,7 @@ class Shelf:
 
     @cached_property
     def clip_model(self) -> Any:
-        """The CLIP that comes with the base, or None."""
+        """The base's CLIP, or None where it is not on this machine."""
         return clip_of(self.makings.preset.kind)
 
     def find(self, shot: PlannedShot, before: Take | None) -> RenderedShot | None:
@@ -145,7 +149,10 @@ class Shelf:
         """The take's scores. They are kept beside it with the words and the judge that they are by."""
         file = take.folder.with_name(f"{take.folder.name}.scores.json")
         picked = evenly_picked(shot.num_frames, FRAMES_SCORED)
-        by = {"texts": [_prompt_at(shot.plain_prompts, frame) for frame in picked], "judge": self._judge}
+        said = " ".join(shot.prompts.values())
+        named = {star.concept: [token for token, name in star.tokens.items() if name in said] for star in shot.starring}
+        starring = {self.makings.concepts[path]: tokens for path, tokens in named.items()}
+        by = {"texts": [_prompt_at(shot.plain_prompts, frame) for frame in picked], "judge": self._judge, "starring": starring}
         try:
             known = json.loads(file.read_text(encoding="utf-8"))
             if known["by"] == by:
@@ -153,9 +160,14 @@ class Shelf:
         except (OSError, ValueError, KeyError, TypeError):
             pass
         scores: dict[str, float] = dict(take.record.get("seen", {}))
-        if self.clip_model:
-            scores["text"] = round(self.clip_model.alignment(take.clip().frames[picked], by["texts"]), 4)
-        scores["score"] = round(scores.get("text", 0.0) - FLICKER_WEIGHT * scores.get("flicker", 0.0), 4)
+        if clip := self.clip_model:
+            frames = take.clip().frames[picked]
+            scores["text"] = round(clip.alignment(frames, by["texts"]), 4)
+            seen = [looks for path, tokens in named.items() for token, looks in read_looks(path).items() if token in tokens]
+            if own := [looks.features for looks in seen if looks.clip == clip.name]:
+                scores["likeness"] = round(clip.likeness(frames, torch.cat(own)), 4)
+        alike = scores.get("text", 0.0) + scores.get("likeness", 0.0)
+        scores["score"] = round(alike - FLICKER_WEIGHT * scores.get("flicker", 0.0), 4)
         if self.takes_notes:
             replace_files(file, [(file, json.dumps({"by": by, "scores": scores}).encode())])
         return scores

@@ -16,11 +16,14 @@ from safetensors.torch import load_file, save_file
 from cdvideo import video
 from cdvideo.base.loading import POCKET_FOLDER
 from cdvideo.cli import main
+from cdvideo.concept import Concept, ConceptHeader, Looks
 from cdvideo.errors import UserError
+from cdvideo.evaluate.clip import Clip
 from cdvideo.storyboard import plan_film, read_storyboard, render, workers
 from cdvideo.storyboard.cards import PAPER
 from cdvideo.storyboard.takes import Shelf, Take
 from cdvideo.storyboard.timing import timeline
+from cdvideo.video.sheet import evenly_picked
 from tests.train import children
 
 HEAD = "title: Small\ndefaults: {frames: 6, steps: 1, size: 64x64, fps: 8}\n"
@@ -175,6 +178,28 @@ def test_the_best_take_is_kept_or_the_one_that_is_asked_for(tmp_path, monkeypatc
     assert judged[0] == ["a bear on the beach"] * 4
     page = film.page.read_text()
     assert all(take.mp4.name in page for take in shot.takes)
+
+
+def test_takes_are_like_the_photos_of_who_is_named(tmp_path, pocket):
+    clip = Clip()
+    photos = {name: np.full((1, 64, 64, 3), level, np.uint8) for name, level in (("V1*", 250), ("V2*", 5))}
+    header = ConceptHeader(base="pocket", fingerprint=pocket.fingerprint, tokens=("V1*", "V2*"), class_words=("bear", "sunglasses"))
+    rows = {token: pocket.text_encoder.get_input_embeddings().weight[0].clone() for token in header.tokens}
+    looks = {token: Looks(clip.images(photo), clip.name) for token, photo in photos.items()}
+    Concept(header=header, key_values={}, embeddings=rows, looks=looks).save(tmp_path / "both.safetensors")
+    cast = "cast:\n  bear: {concept: both.safetensors, class: bear}\n  sunglasses: {concept: both.safetensors, class: sunglasses}\n"
+    text = HEAD + cast + "shots:\n  - {prompt: 'a {bear} on the beach', takes: 2}\n"
+    (shot,) = film_of(tmp_path, text)[0].shots
+    for take in shot.takes:
+        frames = take.clip().frames[evenly_picked(6, 4)]
+        assert take.scores["likeness"] == pytest.approx(clip.likeness(frames, photos["V1*"]), abs=1e-3), "not like the sunglasses"
+        expected = take.scores["text"] + take.scores["likeness"] - 0.01 * take.scores["flicker"]
+        assert take.scores["score"] == pytest.approx(expected, abs=2e-4)
+    assert shot.kept.scores["score"] == max(take.scores["score"] for take in shot.takes)
+    looks["V1*"] = Looks(looks["V1*"].features, "another")
+    Concept(header=header, key_values={}, embeddings=rows, looks=looks).save(tmp_path / "both.safetensors")
+    (shot,) = film_of(tmp_path, text)[0].shots
+    assert all("likeness" not in take.scores for take in shot.takes), "what another CLIP has seen says nothing"
 
 
 def test_nothing_is_rendered_of_what_cannot_be_finished(tmp_path, monkeypatch):

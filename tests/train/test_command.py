@@ -159,18 +159,25 @@ def test_the_best_is_kept_by_the_clip_that_comes_with_the_base(command, tmp_path
     scores = iter([0.2, 0.9, 0.5])
 
     class FakeClip:
+        name = "0123456789abcdef"
+
+        def images(self, pictures):
+            assert pictures.shape == (3, 64, 64, 3) and pictures.dtype == "uint8"
+            return torch.eye(3)
+
         def alignment(self, pictures, prompts):
             assert len(pictures) == len(prompts) == 4 and not any("V*" in prompt for prompt in prompts)
             return next(scores)
 
         def likeness(self, pictures, photos):
-            assert photos.shape == (3, 64, 64, 3)
+            assert torch.equal(photos, torch.eye(3))
             return 0.01
 
     monkeypatch.setattr("cdvideo.evaluate.clip.clip_of", lambda kind: FakeClip())
     result = command("--keep", "best", "--samples-every", "2", "--checkpoint-every", "2", "--steps", "6")
     assert result.exit_code == 0, result.output
-    assert Concept.load(tmp_path / "bear.safetensors").header.steps == 4
+    made = Concept.load(tmp_path / "bear.safetensors")
+    assert made.header.steps == 4 and made.looks["V*"].clip == FakeClip.name and torch.equal(made.looks["V*"].features, torch.eye(3))
     logged = [json.loads(line) for line in (tmp_path / "bear.training/log.jsonl").read_text().splitlines()]
     assert [line["score"] for line in logged if "score" in line] == pytest.approx([0.21, 0.91, 0.51])
 

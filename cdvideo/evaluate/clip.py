@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class Clip:
     def __init__(self, folder: Path = POCKET_WEIGHTS / "clip") -> None:
         from transformers import CLIPModel, CLIPTokenizer
 
-        self.model: Any = CLIPModel.from_pretrained(folder).float().eval()
+        with _quietly():
+            self.model: Any = CLIPModel.from_pretrained(folder).float().eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(POCKET_WEIGHTS / "tokenizer" if folder == POCKET_WEIGHTS / "clip" else folder)
         settings = folder / "preprocessor_config.json"
         told = {**PREPROCESSING, **(json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {})}
@@ -73,6 +75,20 @@ class Clip:
         """CLIP-I: the mean cosine of pictures (N, H, W, 3) with photos (P, H, W, 3), or with photos' features (P, D), over all pairs."""
         features = photos.float() if isinstance(photos, Tensor) else self.images(photos)
         return float((self.images(frames) @ features.T).mean())
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' bar, which is full before it can be read."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def clip_of(kind: str) -> Clip | None:

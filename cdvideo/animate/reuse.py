@@ -37,6 +37,10 @@ class Speed:
         """Denoising steps where the user gives no number: never more than what is usual with this base and motion module."""
         return min(self.num_inference_steps or preset.num_inference_steps, preset.num_inference_steps)
 
+    def precision(self, dtype: str) -> str:
+        """The precision to ask for where the user asks for `dtype`: whoever leaves it open and wants speed gets the faster one."""
+        return "fast" if dtype == "auto" and self.name != EXACT.name else dtype
+
 
 EXACT = Speed(name="exact")
 SPEEDS = {

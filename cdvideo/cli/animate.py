@@ -104,6 +104,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     replay = given.pop("replay")
     check_replay([given["prompt"], *(text for _, text in given["prompts_at"])], replay)
     from cdvideo.animate.preview import Preview
+    from cdvideo.animate.reuse import speed_of
     from cdvideo.cli.progress import steps_bar
     from cdvideo.cli.rendering import check_preview, default_out, open_studio, over_time, render_again, save, say_memory, split_settings
     from cdvideo.video import check_destination
@@ -125,8 +126,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     sampling, setup = split_settings(given)
     sampling |= {name: setup.pop(name) for name in ("fps", "schedule", "loop", "freeinit", "speed")}
     sampling["num_frames"] = setup.pop("frames")
-    if sampling["speed"] != "exact" and setup["dtype"] == "auto":
-        setup["dtype"] = "fast"
+    setup["dtype"] = speed_of(sampling["speed"]).precision(setup["dtype"])
     with open_studio(concepts, with_motion=True, **setup) as studio:
         cameras = studio.camera_moves(moves, offline=setup["offline"])
         say_memory(studio, num_frames=sampling["num_frames"], size=sampling["size"])

@@ -123,6 +123,7 @@ def render_command(
     checked = check(file)
     _say(checked.notes)
     chosen = _numbers(only, len(checked.plan.shots)) if only else ()
+    from cdvideo.animate.reuse import speed_of
     from cdvideo.cli.films import describe_forecast, render_film
     from cdvideo.storyboard import slug
     from cdvideo.storyboard.film import FORMATS
@@ -130,7 +131,8 @@ def render_command(
     folder = out or Path("films") / slug(checked.plan.title)
     folder = folder / "draft" if draft else folder
     chosen_executor = _executor(executor, ray_address)
-    settings = {"only": chosen, "speed": "draft" if draft else "exact", "device": device, "dtype": dtype}
+    speed = speed_of("draft" if draft else "exact")
+    settings = {"only": chosen, "speed": speed.name, "device": device, "dtype": speed.precision(dtype)}
     if dry_run:
         for line in [*_described(checked.plan)[:1], *describe_forecast(checked.plan, folder, chosen_executor, workers, **settings)]:
             click.echo(line)

@@ -6,7 +6,7 @@ import torch
 
 from cdvideo.animate import Studio
 from cdvideo.animate.denoising import noise_predictor
-from cdvideo.animate.reuse import FeatureReuse, Speed, shallow_noise
+from cdvideo.animate.reuse import SPEEDS, FeatureReuse, Speed, shallow_noise
 from cdvideo.errors import UserError
 from cdvideo.sampling import seeded_noise
 from cdvideo.video import Clip
@@ -111,3 +111,8 @@ def test_the_second_half_goes_on_when_guidance_ends():
     reuse._remember(0, torch.tensor([[1.0], [2.0]]))
     reuse._remember(0, torch.tensor([[4.0]]))
     assert reuse._drawn_on(0, 0.5) == 5
+
+
+def test_whoever_wants_speed_gets_the_faster_precision_unless_another_is_asked_for():
+    assert [speed.precision("auto") for speed in SPEEDS.values()] == ["auto", "fast", "fast"]
+    assert {speed.precision("fp32") for speed in SPEEDS.values()} == {"fp32"}

@@ -90,7 +90,7 @@ def encode_mp4(footage: Footage, file: BinaryIO) -> None:
 
     Where width or height is odd, the last column or row is doubled, because H.264 has no odd sizes in 4:2:0.
     """
-    options = {"crf": str(_H264_CRF), "preset": "slow", "x264-params": _X264_REPEATABLE}
+    options = {"crf": str(_H264_CRF), "x264-params": _X264_REPEATABLE}
     evened = replace(footage, frames=lambda: map(_evened, footage.frames()))
     _encode_video(evened, file, "mp4", "libx264", options, {"movflags": "+faststart"})
 

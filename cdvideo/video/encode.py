@@ -36,8 +36,9 @@ _H264_CRF, _VP9_CRF = 17, 22
 _X264_REPEATABLE = "cpu-independent=1"
 _SECONDS_BETWEEN_KEY_FRAMES = 2
 # libav's time goes with the number of distinct colours, of which photos have a million and more. Fewer make a GIF several times faster (see
-# `python -m tests.bench.animate --part files`), and hardly worse: 256 colours are coarser than either step.
-_PALETTE_BITS, _REDUCED_BITS = 6, 7
+# `python -m tests.bench.animate --part files`), and hardly worse: 256 colours are coarser than either step. Few colours stay finer.
+_GIF_BITS, _GIF_BITS_OF_MANY_COLOURS = 6, 5
+_MANY_COLOURS = 16_384
 _SOUND = {"mp4": ("aac", 160_000), "webm": ("libopus", 128_000)}
 _CAPTIONS = {"mp4": "mov_text", "webm": "webvtt"}
 # 24000/1001 is the finest rate in common use.
@@ -113,8 +114,11 @@ def encode_gif(footage: Footage, file: BinaryIO) -> None:
     # As libav rounds the other delays: halves upwards.
     ends = [math.floor(100 * count / footage.fps + 0.5) for count in (footage.num_frames - 1, footage.num_frames)]
     muxer_options = {"loop": "0", "final_delay": str(ends[1] - ends[0])}
-    (palette,) = filtered(footage.video_frames(_PALETTE_BITS), lambda _: find_palette())
-    frames = reduced(footage.video_frames(_REDUCED_BITS), palette)
+    made = iter(footage.frames())
+    start = next(made)
+    bits = _gif_bits(start)
+    (palette,) = filtered(replace(footage, frames=lambda: chain([start], made)).video_frames(bits), lambda _: find_palette())
+    frames = reduced(footage.video_frames(bits), palette)
     first = next(frames)
 
     with _container(CommentWriter(file, record_to_text(footage.record)), "gif", muxer_options) as container:
@@ -190,6 +194,13 @@ def _caption_track(container: OutputContainer, format_name: str, cues: Sequence[
             yield packet
 
     return packets()
+
+
+def _gif_bits(first: NDArray[np.uint8]) -> int:
+    """How finely a GIF's frames tell values apart before they are reduced to 256 colours, as their first one has few colours or many."""
+    red, green, blue = (first[..., channel].astype(np.uint32) >> (8 - _GIF_BITS) for channel in range(3))
+    distinct = np.unique(red << (2 * _GIF_BITS) | green << _GIF_BITS | blue).size
+    return _GIF_BITS if distinct <= _MANY_COLOURS else _GIF_BITS_OF_MANY_COLOURS
 
 
 def _in_steps(pixels: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -108,7 +108,7 @@ def load_lora(source: str, *, base: Base, offline: bool = False) -> ImageLora:
 
     Raises UserError where it cannot be found or read, is something else or another method's (and says what), or fits another base.
     """
-    file = _file_of(source, offline=offline)
+    file = locate_lora(source, offline=offline)
     state = read_tensors(file)
     _check_kind(source, state)
     weights = layer_weights(base)
@@ -133,7 +133,8 @@ def describe_loras(loras: Sequence[WeightedImageLora]) -> list[dict[str, Any]]:
     return [{"file": lora.source, "digest": lora.digest, "strength": strength} for lora, strength in loras]
 
 
-def _file_of(source: str, *, offline: bool) -> Path:
+def locate_lora(source: str, *, offline: bool = False) -> Path:
+    """The file of a LoRA's alias, file, folder or hub id. Raises UserError where there is none."""
     alias = LORAS.get(source)
     requirements: Sequence[Requirement] = [[(alias.file,)]] if alias else image_lora_requirements()
     _, path = locate(

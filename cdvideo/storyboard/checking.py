@@ -7,19 +7,21 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdvideo.base.catalog import BASES, CAMERA_MOVES, CAMERAS, MOTIONS, unknown_name
+from cdvideo.base.catalog import BASES, CAMERA_MOVES, CAMERAS, LORAS, MOTIONS, unknown_name
 from cdvideo.concept import KEY_VALUE_SUFFIXES, ConceptHeader, read_header, read_layout
 from cdvideo.errors import UserError
 from cdvideo.resources import resource
 from cdvideo.storyboard.casting import Cast, Trouble, assemble
 from cdvideo.storyboard.form import formed
 from cdvideo.storyboard.mistakes import BrokenStoryboard, Mistake, spelled
-from cdvideo.storyboard.planning import FilmPlan, locate, planned
+from cdvideo.storyboard.planning import FilmPlan, locate, lora_of, planned
 from cdvideo.storyboard.reading import Source, read_source
 from cdvideo.storyboard.script import KeyPath, Storyboard, modernised
+from cdvideo.strengths import split_strength
 
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -57,7 +59,7 @@ def check(file: Path) -> Checked:
     cast, cast_troubles = assemble(storyboard.cast, files, headers)
     plan, plan_troubles = planned(storyboard, file, cast, headers)
     further += [*cast_troubles, *_one_base(cast, headers), *_whole_concepts(plan), *_models(storyboard, plan), *_media(storyboard, file)]
-    further += _font(storyboard, plan, file)
+    further += [*_font(storyboard, plan, file), *_loras(storyboard, file)]
     if ("cast",) not in changed:
         further += plan_troubles
     troubles += [trouble for trouble in further if not any(trouble.path[: len(path)] == path for path in changed)]
@@ -196,6 +198,20 @@ def _models(storyboard: Storyboard, plan: FilmPlan) -> Iterator[Trouble]:
         for number, move in enumerate(moves):
             if problem := problems[move]:
                 yield Trouble((*path, number), *problem)
+
+
+def _loras(storyboard: Storyboard, source: Path) -> Iterator[Trouble]:
+    """LoRAs of the film's look that are nowhere; `planned` says what is wrong with their strengths."""
+    suffixes = (".safetensors", ".bin", ".pt")
+    for number, text in enumerate(storyboard.look.lora):
+        path: KeyPath = ("look", "lora", number)
+        with suppress(UserError):
+            name = split_strength(text, what="a LoRA", example=text)[0]
+            if Path(name).suffix in suffixes:
+                if trouble := _missing(Path(name), path, source, what="LoRA", suffixes=suffixes):
+                    yield trouble
+            elif not _may_be_model(lora_of(text, source)[0], LORAS):
+                yield Trouble(path, *_unknown("LoRA", name, LORAS))
 
 
 def _may_be_model(name: str, known: Mapping[str, object]) -> bool:

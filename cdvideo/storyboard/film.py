@@ -249,6 +249,7 @@ def _on_page(
         "base": str(first["base"]),
         "motion module": str(first["motion"]),
         "concepts": ", ".join(dict.fromkeys(str(path) for shot in plan.shots for path in shot.concepts)),
+        "LoRAs": ", ".join(f"{source} at {strength:g}" for source, strength in plan.loras),
         "palette": plan.palette or "",
         "made with": ", ".join(f"{name} {version}" for name, version in first["versions"].items()),
     }

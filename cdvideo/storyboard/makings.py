@@ -17,6 +17,7 @@ import torch
 from cdvideo.base.catalog import BasePreset, motion_preset_for, preset_for
 from cdvideo.base.device import resolve_device, resolve_dtype
 from cdvideo.base.loading import locate_base
+from cdvideo.base.lora import locate_lora
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError
 from cdvideo.files import replace_files
@@ -34,7 +35,7 @@ Stamp = list[list[Any]]
 class Makings:
     """`base` and `motion` are fingerprints; `concepts` and `cameras` are some by file, and by a camera move's source.
 
-    `preset` is the base's as the motion module needs it, and `loras` describe what that needs in the image model.
+    `preset` is the base's as the motion module needs it, and `loras` describe what that and the film's look put into the image model.
     """
 
     preset: BasePreset
@@ -72,6 +73,13 @@ def remembered(plan: FilmPlan, folder: Path, *, device: str, dtype: str) -> Maki
         motion = recalled("motion", name)
         preset = preset.with_motion(motion_preset_for(locate_motion(name, half=chosen != torch.float32, offline=True)[0]))
         cameras = {source: recalled("camera", source, preset)["fingerprint"] for source in camera_sources(plan)}
+        loras = {
+            entry["digest"]: entry
+            for entry in (
+                *motion["loras"],
+                *({**recalled("lora", source)["lora"], "strength": strength} for source, strength in plan.loras),
+            )
+        }
     except (KeyError, TypeError, UserError):
         return None
     return Makings(
@@ -81,7 +89,7 @@ def remembered(plan: FilmPlan, folder: Path, *, device: str, dtype: str) -> Maki
         dtype=chosen,
         concepts={path: Concept.load(path).digest for path in concept_files(plan)},
         cameras=cameras,
-        loras=motion["loras"],
+        loras=list(loras.values()),
     )
 
 
@@ -90,11 +98,13 @@ def remember(plan: FilmPlan, folder: Path, makings: Makings, unet_config: Mappin
     preset = makings.preset
     told = {name: unet_config.get(name) for name in ("cross_attention_dim", "sample_size")}
     motion = plan.motion or preset.default_motion
+    own = [source for source, _ in plan.loras]
     new: dict[tuple[str, str], dict[str, Any]] = {
         ("base", plan.base): {"fingerprint": makings.base, "unet": told},
-        ("motion", motion): {"fingerprint": makings.motion, "loras": list(makings.loras)},
+        ("motion", motion): {"fingerprint": makings.motion, "loras": [one for one in makings.loras if one["file"] not in own]},
     }
     new |= {("camera", source): {"fingerprint": fingerprint} for source, fingerprint in makings.cameras.items()}
+    new |= {("lora", one["file"]): {"lora": one} for one in makings.loras if one["file"] in own}
     memory = _read(folder / MEMORY)
     entries = {
         _key(kind, name, makings.dtype): {"files": stamp(_files(kind, name, makings.dtype, preset)), **entry}
@@ -123,6 +133,8 @@ def _files(kind: str, name: str, dtype: torch.dtype, preset: BasePreset | None) 
         path = locate_base(name, half=half, offline=True)[1]
     elif kind == "motion":
         path = locate_motion(name, half=half, offline=True)[1]
+    elif kind == "lora":
+        path = locate_lora(name, offline=True)
     else:
         assert preset is not None
         path = locate_motion_lora(name, kind=preset.kind, offline=True)[1]

@@ -15,6 +15,7 @@ from cdvideo.storyboard.casting import Cast, Company, Star, Trouble, assemble, c
 from cdvideo.storyboard.mistakes import spelled
 from cdvideo.storyboard.script import MAX_FRAMES, Audio, Card, KeyPath, Shot, Storyboard, TransitionIn, Travel
 from cdvideo.storyboard.timing import CUT, Transition, TransitionKind
+from cdvideo.strengths import split_strength
 
 USUAL_FRAMES = 16
 USUAL_TRANSITION_SECONDS = 0.5
@@ -102,11 +103,15 @@ class PlannedShot:
 
 @dataclass(frozen=True, kw_only=True)
 class FilmPlan:
-    """All that decides a film. `base` and `motion` are names; motion None is the base's own, and font None a plain one."""
+    """All that decides a film. `base` and `motion` are names; motion None is the base's own, and font None a plain one.
+
+    `loras` are LoRAs for the image model, each a file, alias or hub id, and its strength.
+    """
 
     title: str
     base: str
     motion: str | None
+    loras: tuple[tuple[str, float], ...]
     fps: float
     palette: str | None
     shots: tuple[PlannedShot, ...]
@@ -167,10 +172,17 @@ def planned(storyboard: Storyboard, source: Path, cast: Cast, headers: Mapping[P
         for number, (together, transition) in enumerate(zip(companies, entrances[title is not None :], strict=False))
     )
     audio = _audio(storyboard.audio, source) if storyboard.audio else None
+    loras = []
+    for number, text in enumerate(storyboard.look.lora):
+        try:
+            loras.append(lora_of(text, source))
+        except UserError as error:
+            troubles.append(Trouble(("look", "lora", number), error.message, error.remedy))
     plan = FilmPlan(
         title=storyboard.title,
         base=base,
         motion=storyboard.motion,
+        loras=tuple(loras),
         fps=defaults.fps,
         palette=storyboard.look.palette,
         shots=shots,
@@ -345,6 +357,13 @@ def locate(named: Path, source: Path) -> Path:
     """Where a file that a storyboard names lies, or would: beside the storyboard, else in the working folder."""
     beside = source.parent / named
     return named if os.path.exists(named) and not os.path.exists(beside) else beside
+
+
+def lora_of(text: str, source: Path) -> tuple[str, float]:
+    """(file, alias or hub id, strength) of a LoRA that a storyboard names. Raises UserError for a strength that is not finite."""
+    name, strength = split_strength(text, what="a LoRA", example="style.safetensors:0.7")
+    found = locate(Path(name), source)
+    return str(found) if os.path.exists(found) else name, strength
 
 
 def find_file(named: Path, source: Path, *, what: str) -> Path:

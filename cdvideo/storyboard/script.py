@@ -112,6 +112,7 @@ class Look(Section):
 
     negative: str | None = Field(None, description="what is not to be seen; the base's own by default")
     style: Text | None = Field(None, description="words that follow every prompt, behind a comma")
+    lora: Listed = Field((), description="LoRAs for the image model, FILE or FILE:STRENGTH; files are relative as concept files are")
     palette: Text | None = Field(None, description="a note on the film's colours for its page; changes no pixels")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdvideo import animate, base, motion, video
-from cdvideo.base.lora import describe_loras
+from cdvideo.base.lora import describe_loras, load_lora, together
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError, UserNote
 from cdvideo.evaluate.clip import fetch_clip
@@ -24,10 +24,11 @@ class Stage:
     """Where a film is rendered: the base, its motion module, and in them the concepts of the shot that is just rendered."""
 
     def __init__(self, plan: FilmPlan, folder: Path, *, device: str = "auto", dtype: str = "auto", speed: str = "exact") -> None:
-        """Takes are kept in `folder`. Raises UserError where the base, the motion module, a camera move or a concept cannot be loaded."""
+        """Takes are kept in `folder`. Raises UserError where something that the plan names cannot be loaded."""
         self.base = base.load(plan.base, device=device, dtype=dtype)
         self.motion = motion.motion_for(self.base, plan.motion)
         self.concepts = {path: Concept.load(path) for path in concept_files(plan)}
+        self.loras = [(load_lora(source, base=self.base), strength) for source, strength in plan.loras]
         kind = self.base.preset.kind
         self.cameras = {source: motion.load_motion_lora(source, motion=self.motion, kind=kind) for source in camera_sources(plan)}
         makings = Makings(
@@ -37,7 +38,7 @@ class Stage:
             dtype=self.base.dtype,
             concepts={path: concept.digest for path, concept in self.concepts.items()},
             cameras={source: lora.fingerprint for source, lora in self.cameras.items()},
-            loras=describe_loras(self.motion.loras),
+            loras=describe_loras(together(self.motion.loras, self.loras)),
         )
         self.shelf = Shelf(folder, makings, speed=speed)
         if any(shot.takes > 1 for shot in plan.shots):
@@ -85,7 +86,8 @@ class Stage:
         company = [(star.concept, star.strengths[0] if constant else 1.0) for star in shot.starring]
         if self._studio is None or company != self._company:
             self.close()
-            self._studio = animate.Studio(self.base, [(self.concepts[path], strength) for path, strength in company], self.motion)
+            concepts = [(self.concepts[path], strength) for path, strength in company]
+            self._studio = animate.Studio(self.base, concepts, self.motion, loras=self.loras)
             self._company = company
         return self._studio
 

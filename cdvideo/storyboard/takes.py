@@ -127,7 +127,8 @@ class Shelf:
             "versions": base.versions(),
         }
         if makings.loras or makings.preset.sampler != "ddim":
-            decisive |= {"loras": list(makings.loras), "sampler": makings.preset.sampler}
+            loras = [{"digest": one["digest"], "strength": one["strength"]} for one in makings.loras]
+            decisive |= {"loras": loras, "sampler": makings.preset.sampler}
         name = f"{shot.number:02d}-{slug(shot.prompts[min(shot.prompts)])[:40]}"
         keys = [json.dumps({**decisive, "seed": shot.seed + take}, sort_keys=True) for take in range(shot.takes)]
         return [self.folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys]

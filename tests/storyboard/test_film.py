@@ -24,6 +24,8 @@ from cdvideo.storyboard.cards import PAPER
 from cdvideo.storyboard.takes import Shelf, Take
 from cdvideo.storyboard.timing import timeline
 from cdvideo.video.sheet import evenly_picked
+from tests.base.test_lora import kohya
+from tests.command_line import call
 from tests.train import children
 
 HEAD = "title: Small\ndefaults: {frames: 6, steps: 1, size: 64x64, fps: 8}\n"
@@ -200,6 +202,25 @@ def test_takes_are_like_the_photos_of_who_is_named(tmp_path, pocket):
     Concept(header=header, key_values={}, embeddings=rows, looks=looks).save(tmp_path / "both.safetensors")
     (shot,) = film_of(tmp_path, text)[0].shots
     assert all("likeness" not in take.scores for take in shot.takes), "what another CLIP has seen says nothing"
+
+
+def test_loras_of_the_look_are_those_of_a_clip(tmp_path, pocket, monkeypatch):
+    state = {name: 0.3 * value for name, value in kohya(pocket).items() if name.startswith("lora_unet")}
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "ink.safetensors")
+    text = TWO + "look: {lora: ink.safetensors:0.7}\n"
+    film, _ = film_of(tmp_path, text, only=[1])
+    arguments = ["--prompt", "a bear on the beach", "--frames", "6", "--steps", "1", "--size", "64x64", "--device", "cpu"]
+    lora = f"{tmp_path / 'ink.safetensors'}:0.7"
+    assert call("animate", *arguments, "--lora", lora, "--out", str(tmp_path / "clip")).exit_code == 0
+    assert np.array_equal(frames_of(film)[0], video.read(tmp_path / "clip").frames)
+    assert not np.array_equal(frames_of(film)[0], frames_of(film_of(tmp_path, TWO, only=[1])[0])[0])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cdvideo.base.load", lambda *_, **__: pytest.fail("a base was loaded"))
+        assert film_of(tmp_path, text, only=[1])[0].num_rendered == 0
+    assert film_of(tmp_path, text.replace("0.7", "0.8"), only=[1])[0].num_rendered == 1
+    save_file({name: 2 * value for name, value in state.items()}, tmp_path / "ink.safetensors")
+    assert film_of(tmp_path, text, only=[1])[0].num_rendered == 1, "another LoRA under the same name"
 
 
 def test_nothing_is_rendered_of_what_cannot_be_finished(tmp_path, monkeypatch):

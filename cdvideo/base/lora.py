@@ -153,7 +153,6 @@ def locate_lora(source: str, *, offline: bool = False) -> Path:
 
 
 def _check_kind(source: str, state: State) -> None:
-    kind = recognise.describe({name: tuple(value.shape) for name, value in state.items()})
     for marker, method in _OTHER_METHODS:
         if name := next((name for name in state if marker in name), None):
             raise UserError(
@@ -161,19 +160,15 @@ def _check_kind(source: str, state: State) -> None:
                 cause=f"it is {method}: it holds {name}",
                 remedy="merge it into a checkpoint with the program that made it and give that with --base, or give a plain LoRA",
             )
-    if kind == "a LoRA":
-        return
     remedies = {
         recognise.MOTION: "give it with --motion",
         recognise.MOTION_LORA: "it changes motion, not pictures: give it with --camera",
         recognise.SD15: "give it with --base",
         "a cdvideo concept": "give it with --concept",
     }
-    raise UserError(
-        f"{source} is no LoRA",
-        cause=f"it is {recognise.with_article(kind)}",
-        remedy=remedies.get(kind, "give a LoRA for Stable Diffusion 1.5, of kohya's layout or diffusers'"),
-    )
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    otherwise = "give a LoRA for Stable Diffusion 1.5, of kohya's layout or diffusers'"
+    recognise.refuse_others("a LoRA", shapes, source, called="LoRA", remedies=remedies, otherwise=otherwise)
 
 
 def _changes(state: State, source: str, weights: Mapping[str, Tensor], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, LowRank]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cdvideo.errors import UserError
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 SD15 = "Stable Diffusion 1.x in the original layout"
@@ -78,3 +80,10 @@ def _by_marker(names: list[str]) -> str:
             return kind
     shown = ", ".join(names[:3])
     return f"something unknown ({len(names)} tensors, such as {shown})" if names else "an empty file"
+
+
+def refuse_others(wanted: str, shapes: Shapes, source: str, *, called: str, remedies: Mapping[str, str], otherwise: str) -> None:
+    """Raises UserError for tensors of another kind than `wanted`, which is `called` so to the user; `remedies` by the kind that it is."""
+    kind = describe(shapes)
+    if kind != wanted:
+        raise UserError(f"{source} is no {called}", cause=f"it is {with_article(kind)}", remedy=remedies.get(kind, otherwise))

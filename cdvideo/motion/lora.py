@@ -133,19 +133,14 @@ def lora_file(folder: Path) -> Path:
 
 
 def _check_kind(file: Path, state: State) -> None:
-    kind = recognise.describe({name: tuple(value.shape) for name, value in state.items()})
-    if kind == recognise.MOTION_LORA:
-        return
     remedies = {
         recognise.MOTION: "give it with --motion",
         recognise.SD15: "give it with --base",
         "a LoRA": "it changes the base's pictures, not their motion; give a MotionLoRA, such as --camera zoom-in",
     }
-    raise UserError(
-        f"{file} is no MotionLoRA",
-        cause=f"it is {recognise.with_article(kind)}",
-        remedy=remedies.get(kind, "give a MotionLoRA, such as --camera zoom-in"),
-    )
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    otherwise = "give a MotionLoRA, such as --camera zoom-in"
+    recognise.refuse_others(recognise.MOTION_LORA, shapes, str(file), called="MotionLoRA", remedies=remedies, otherwise=otherwise)
 
 
 def parse_camera(text: str) -> tuple[str, float]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection
-from contextlib import suppress
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -29,7 +30,8 @@ class LocalHand:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: Any = context.Process(target=_work, args=(rendering, slot, theirs), name=f"worker {slot + 1}", daemon=True)
-        self.process.start()
+        with _deaf_to_ctrl_c():
+            self.process.start()
         theirs.close()
 
     def begin(self, chain: Chain) -> None:
@@ -89,9 +91,20 @@ def ships(base_name: str) -> bool:
     return alias is not None and alias.location is None
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that are started within never hear Ctrl-C, not even while they import: it is for the film's own, which ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _work(rendering: Rendering, slot: int, connection: Connection) -> None:
-    # Ctrl-C is for the film's own process, which ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # By this, the device "auto" is one of several GPUs.
     os.environ["LOCAL_RANK"] = str(slot)
     worker = Worker(rendering, connection.send)

@@ -2,10 +2,16 @@
 
 import math
 import multiprocessing
+import os
 import random
 import shutil
+import signal
 import struct
+import subprocess
+import sys
+import time
 import wave
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +227,31 @@ def test_loras_of_the_look_are_those_of_a_clip(tmp_path, pocket, monkeypatch):
     assert film_of(tmp_path, text.replace("0.7", "0.8"), only=[1])[0].num_rendered == 1
     save_file({name: 2 * value for name, value in state.items()}, tmp_path / "ink.safetensors")
     assert film_of(tmp_path, text, only=[1])[0].num_rendered == 1, "another LoRA under the same name"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
+def test_ctrl_c_in_a_terminal_stops_everything_quietly(tmp_path):
+    """A terminal sends it to the film's process and its workers alike, here while the workers still import."""
+    (tmp_path / "film.yaml").write_text(TWO)
+    command = [sys.executable, "-m", "cdvideo", "storyboard", "render", "film.yaml", "--device", "cpu", "--workers", "2"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+    def workers() -> list[Path]:
+        with suppress(OSError):
+            running = [Path("/proc", pid) for pid in children.read_text().split()]
+            return [one for one in running if b"spawn_main" in (one / "cmdline").read_bytes() and "libtorch" in (one / "maps").read_text()]
+        return []
+
+    while len(workers()) < 2 and process.poll() is None:
+        time.sleep(0.05)
+    hired = workers()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130 and len(hired) == 2
+    said = (tmp_path / "log").read_text()
+    assert "the finished shots are kept" in said and "Traceback" not in said
+    assert not any(one.exists() for one in hired)
 
 
 def test_nothing_is_rendered_of_what_cannot_be_finished(tmp_path, monkeypatch):

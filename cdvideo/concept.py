@@ -72,7 +72,7 @@ class ConceptHeader:
 class LowRankChange:
     """A tuned matrix told as a change to the base's, `up @ down`, with `up` (out, R) and `down` (R, in).
 
-    It may stand wherever a full matrix may in `Concept.key_values`: it has the full one's `shape`, and its `to` gives the full one.
+    It may stand wherever a full matrix may in `Concept.tuned`: it has the full one's `shape`, and its `to` gives the full one.
     """
 
     up: Tensor
@@ -147,7 +147,7 @@ class Concept:
     """
 
     header: ConceptHeader
-    key_values: Mapping[str, Tensor | LowRankChange | SpectralShift]
+    tuned: Mapping[str, Tensor | LowRankChange | SpectralShift]
     embeddings: dict[str, Tensor]
     looks: Mapping[str, Looks] = field(default_factory=dict)
     """By token, what its photos look like; of some tokens nobody knows it."""
@@ -171,35 +171,35 @@ class Concept:
     @property
     def beyond_key_values(self) -> list[str]:
         """The tuned weights that are no cross-attention keys or values."""
-        return [name for name in self.key_values if not name.endswith(KEY_VALUE_SUFFIXES)]
+        return [name for name in self.tuned if not name.endswith(KEY_VALUE_SUFFIXES)]
 
     @property
     def is_compressed(self) -> bool:
-        return any(isinstance(value, LowRankChange) for value in self.key_values.values())
+        return any(isinstance(value, LowRankChange) for value in self.tuned.values())
 
     @property
     def _format_version(self) -> int:
         if self.looks:
             return LOOKS_FORMAT_VERSION
-        if any(isinstance(value, SpectralShift) for value in self.key_values.values()):
+        if any(isinstance(value, SpectralShift) for value in self.tuned.values()):
             return SPECTRAL_FORMAT_VERSION
         return LOW_RANK_FORMAT_VERSION if self.is_compressed else FORMAT_VERSION
 
     def misfit(self, weights: Mapping[str, Tensor]) -> str | None:
         """The name of the first tuned weight that does not have the shape of the base's, or None."""
-        return next((name for name, value in self.key_values.items() if not fits(value, weights[name])), None)
+        return next((name for name, value in self.tuned.items() if not fits(value, weights[name])), None)
 
     def expanded(self, weights: Mapping[str, Tensor]) -> Concept:
         """The same concept with whole matrices only, in fp32, given the base's weights by UNet parameter name."""
-        whole = {name: value.to(weights[name].float()) for name, value in self.key_values.items()}
-        return replace(self, key_values=whole)
+        whole = {name: value.to(weights[name].float()) for name, value in self.tuned.items()}
+        return replace(self, tuned=whole)
 
     def to_bytes(self) -> bytes:
         """The content of the concept's file."""
         from safetensors.torch import save
 
         tensors: dict[str, Tensor] = {}
-        for name, value in self.key_values.items():
+        for name, value in self.tuned.items():
             if isinstance(value, LowRankChange):
                 tensors |= {f"unet.{name}.up": value.up, f"unet.{name}.down": value.down}
             elif isinstance(value, SpectralShift):
@@ -233,7 +233,7 @@ class Concept:
             tensors = load_file(path)
         except SafetensorError as error:
             raise UserError(f"{path} is damaged", cause=str(error), remedy="copy it again or train the concept again") from error
-        key_values = {name.removeprefix("unet."): value for name, value in tensors.items() if name.startswith("unet.")}
+        tuned = {name.removeprefix("unet."): value for name, value in tensors.items() if name.startswith("unet.")}
         embeddings = {name.removeprefix("embedding."): value for name, value in tensors.items() if name.startswith("embedding.")}
         features = {name.removeprefix("looks."): value for name, value in tensors.items() if name.startswith("looks.")}
         strangers = sorted(name for name in tensors if not name.startswith(("unet.", "embedding.", "looks.")))
@@ -245,7 +245,7 @@ class Concept:
                 remedy="train the concept again",
             )
         looks = _looks(path, features, header)
-        return cls(header=header, key_values=_with_changes(path, key_values), embeddings=embeddings, looks=looks, source=path)
+        return cls(header=header, tuned=_with_changes(path, tuned), embeddings=embeddings, looks=looks, source=path)
 
 
 def read_looks(path: Path) -> dict[str, Looks]:

@@ -15,7 +15,7 @@ from cdvideo.errors import UserError
 
 def make_concept(token: str = "V*") -> Concept:
     header = ConceptHeader(base="pocket", fingerprint="abc", tokens=(token,), class_words=("bear",), steps=3)
-    return Concept(header=header, key_values={"mid.attn2.to_k.weight": torch.randn(4, 3)}, embeddings={token: torch.randn(3)})
+    return Concept(header=header, tuned={"mid.attn2.to_k.weight": torch.randn(4, 3)}, embeddings={token: torch.randn(3)})
 
 
 def test_a_concept_survives_its_file(tmp_path):
@@ -23,7 +23,7 @@ def test_a_concept_survives_its_file(tmp_path):
     concept.save(tmp_path / "new" / "bear.safetensors")
     loaded = Concept.load(tmp_path / "new" / "bear.safetensors")
     assert loaded.header == concept.header
-    assert torch.equal(loaded.key_values["mid.attn2.to_k.weight"], concept.key_values["mid.attn2.to_k.weight"])
+    assert torch.equal(loaded.tuned["mid.attn2.to_k.weight"], concept.tuned["mid.attn2.to_k.weight"])
     assert torch.equal(loaded.embeddings["V*"], concept.embeddings["V*"])
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "bear.safetensors"]
 

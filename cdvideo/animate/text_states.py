@@ -46,10 +46,10 @@ class TextKeyValues:
                 at = torch.ones_like(tokens.ids, dtype=torch.bool) if everywhere else phrase_positions(base, tokens.ids, concept)
                 there = at.to(states)[..., None]
                 for name in names:
-                    if name not in concept.key_values:
+                    if name not in concept.tuned:
                         sources[name].append(torch.zeros_like(sources[name][0]))
                         continue
-                    change = concept.key_values[name].to(weights[name].float()).to(base.device) - weights[name].float()
+                    change = concept.tuned[name].to(weights[name].float()).to(base.device) - weights[name].float()
                     sources[name].append(there * (states @ change.to(states).T))
             self.sources = {name: torch.cat(rows) for name, rows in sources.items()}
 

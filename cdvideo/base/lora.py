@@ -71,14 +71,14 @@ class ImageLoraInjection(LowRankInjection):
 
     def beneath(self, concept: Concept) -> Concept:
         """The concept with the LoRAs' changes added to its tuned weights: without it they would be lost where it replaces the base's."""
-        key_values = dict(concept.key_values)
-        for name, value in concept.key_values.items():
+        tuned = dict(concept.tuned)
+        for name, value in concept.tuned.items():
             layer = f"unet.{name.removesuffix('.weight')}"
             original = self.originals.get(layer)
             # One that does not fit the base is left for the injection to refuse.
             if name.endswith(".weight") and original is not None and fits(value, original):
-                key_values[name] = value.to(original.float()) + (self.weights[layer].detach().float() - original.float())
-        return replace(concept, key_values=key_values)
+                tuned[name] = value.to(original.float()) + (self.weights[layer].detach().float() - original.float())
+        return replace(concept, tuned=tuned)
 
 
 def layer_weights(base: Base) -> dict[str, Tensor]:

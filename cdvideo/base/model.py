@@ -169,10 +169,10 @@ class Injection:
         self._vocabulary = Vocabulary(base, [concept])
         self.base, self.concept = base, concept
         parameters = dict(base.unet.named_parameters())
-        self._originals = {name: parameters[name].detach().clone() for name in concept.key_values}
+        self._originals = {name: parameters[name].detach().clone() for name in concept.tuned}
         with torch.no_grad():
             for name, original in self._originals.items():
-                tuned = concept.key_values[name].to(original)
+                tuned = concept.tuned[name].to(original)
                 parameters[name].copy_(tuned if scale == 1.0 else torch.lerp(original, tuned, scale))
 
     def eject(self) -> None:
@@ -201,7 +201,7 @@ def key_value_names(unet: Any) -> list[str]:
 
 
 def _check_belongs(base: Base, concept: Concept) -> None:
-    parameters, tuned = dict(base.unet.named_parameters()), set(concept.key_values)
+    parameters, tuned = dict(base.unet.named_parameters()), set(concept.tuned)
     key_values = set(key_value_names(base.unet))
     # Some methods tune no matrix or every one; but keys and values come together or not at all.
     missing = sorted(key_values - tuned) if tuned & key_values else []
@@ -212,7 +212,7 @@ def _check_belongs(base: Base, concept: Concept) -> None:
         which = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the base has not"
         raise UserError(f"the concept does not fit the base: it {which}", cause=made_for, remedy=remedy)
     if name := concept.misfit(parameters):
-        shapes = f"{tuple(concept.key_values[name].shape)} in the concept, {tuple(parameters[name].shape)} in the base"
+        shapes = f"{tuple(concept.tuned[name].shape)} in the concept, {tuple(parameters[name].shape)} in the base"
         raise UserError(f"the concept does not fit the base: {name} is {shapes}", cause=made_for, remedy=remedy)
     width = base.text_encoder.config.hidden_size
     for token, row in concept.embeddings.items():

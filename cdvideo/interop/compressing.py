@@ -34,22 +34,22 @@ def compress(base: Base, concept: Concept, rank: int, *, on_layer: Callable[[int
     if rank < 1:
         raise UserError(f"there is no rank {rank}", remedy="choose --rank 1 or more; 16 is a start")
     weights = key_value_weights(base, concept)
-    whole = concept.expanded(weights).key_values
-    key_values: dict[str, Tensor | LowRankChange] = {}
+    whole = concept.expanded(weights).tuned
+    tuned: dict[str, Tensor | LowRankChange] = {}
     lost: dict[str, float] = {}
     norms: dict[str, float] = {}
     for count, (name, weight) in enumerate(weights.items(), 1):
         matrix = whole[name].to(weight)
         decomposition = Decomposition.of(matrix.double() - weight.double())
-        norms[name], lost[name], key_values[name] = decomposition.norm, 0.0, matrix
+        norms[name], lost[name], tuned[name] = decomposition.norm, 0.0, matrix
         if rank * sum(matrix.shape) < matrix.numel():
             change = decomposition.truncated(rank)
-            key_values[name], lost[name] = change, decomposition.distance(change.up.double() @ change.down.double())
+            tuned[name], lost[name] = change, decomposition.distance(change.up.double() @ change.down.double())
         if on_layer:
             on_layer(count, len(weights))
     relative_error = relative(root_sum_square(lost), root_sum_square(norms))
     training = {**concept.header.training, "compressed": {"rank": rank, "relative_error": relative_error}}
-    compressed = replace(concept, header=replace(concept.header, training=training), key_values=key_values)
+    compressed = replace(concept, header=replace(concept.header, training=training), tuned=tuned)
     return Compression(
         concept=compressed, layers={name: relative(lost[name], norms[name]) for name in weights}, relative_error=relative_error
     )

@@ -43,14 +43,14 @@ def export_diffusers(concept: Concept, folder: Path, *, pickled: bool = False, o
     require_key_values(concept)
     suffix = "bin" if pickled else "safetensors"
     processors: dict[str, Any] = {}
-    for name, value in concept.key_values.items():
+    for name, value in concept.tuned.items():
         if isinstance(value, LowRankChange):
             raise UserError("the concept is compressed, and these files need whole matrices", remedy="give the base, with --base")
         assert isinstance(value, Tensor)
         processors[processor_name(name)] = value.detach().cpu().contiguous()
     if pickled:
         # diffusers sets processors all at once, so the self-attention's have to be there, with nothing in them.
-        processors |= {f"{place}.attn1.processor": {} for place in sorted({name.split(".attn2.")[0] for name in concept.key_values})}
+        processors |= {f"{place}.attn1.processor": {} for place in sorted({name.split(".attn2.")[0] for name in concept.tuned})}
     names = foreign_tokens(concept.header.tokens)
     embeddings = {token: f"{_file_stem(name)}.{suffix}" for token, name in names.items()}
     about = {

@@ -52,7 +52,7 @@ class Imported:
 @dataclass(frozen=True)
 class _Foreign:
     layout: str
-    key_values: Matrices
+    tuned: Matrices
     embeddings: State
     companion: Mapping[str, Any] | None = None
 
@@ -102,7 +102,7 @@ def import_diffusers(path: Path, *, base: Base | None = None, tokens: tuple[str,
         )
     header = replace(header, tokens=tuple(renamed), class_words=tuple(words) or header.class_words)
     embeddings = {token: foreign.embeddings[name] for token, name in zip(renamed, names, strict=True)}
-    concept = Concept(header=header, key_values=foreign.key_values, embeddings=embeddings)
+    concept = Concept(header=header, tuned=foreign.tuned, embeddings=embeddings)
     if base is not None:
         base.inject(concept).eject()
     return Imported(concept=concept, layout=foreign.layout, tokens=dict(zip(renamed, names, strict=True)), unknown=unknown)
@@ -201,8 +201,8 @@ def _flattened(values: Any, prefix: str) -> list[tuple[str, Tensor]]:
 def _from_processors(file: Path, tensors: State) -> tuple[Matrices, State]:
     matches = {name: _PROCESSOR.fullmatch(name) for name in tensors}
     _refuse_left(file, [name for name, match in matches.items() if match is None])
-    key_values: Matrices = {f"{match['place']}.{match['matrix']}.weight": tensors[name] for name, match in matches.items() if match}
-    return key_values, _embeddings_beside(file)
+    tuned: Matrices = {f"{match['place']}.{match['matrix']}.weight": tensors[name] for name, match in matches.items() if match}
+    return tuned, _embeddings_beside(file)
 
 
 def _embeddings_beside(weights: Path) -> State:

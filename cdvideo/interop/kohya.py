@@ -55,7 +55,7 @@ def export_kohya(
         note = f"the base {base.id} is no Stable Diffusion 1.x: A1111, ComfyUI and kohya's scripts cannot run what is written"
         warnings.warn(note, UserNote, stacklevel=2)
     weights = key_value_weights(base, concept)
-    whole = concept.expanded(weights).key_values
+    whole = concept.expanded(weights).tuned
     tensors: dict[str, Tensor] = {}
     lost: dict[str, float] = {}
     norms: dict[str, float] = {}

@@ -86,7 +86,7 @@ def merge(
     weights = key_value_weights(base, concepts[0])
     for concept in concepts[1:]:
         key_value_weights(base, concept)
-    tuned = [{name: value.to(weights[name]).double() for name, value in concept.key_values.items()} for concept in concepts]
+    tuned = [{name: value.to(weights[name]).double() for name, value in concept.tuned.items()} for concept in concepts]
     renames = distinct_names([concept.header.tokens for concept in concepts])
     shared = [token for names in renames for token, name in names.items() if token != name]
     if shared and not rename:
@@ -142,7 +142,7 @@ def merge(
             remedy="merge fewer of them, or train them together",
         )
     return Merge(
-        concept=replace(everyone, key_values=merged),
+        concept=replace(everyone, tuned=merged),
         concepts=tuple(outcomes),
         base_held_out=_output_error(held_out_states, merged, originals),
         base_layers={name: _output_error(held_out_states, {name: merged[name]}, originals) for name in merged},
@@ -189,7 +189,7 @@ def _draft(base: Base, concepts: Sequence[Concept], renames: Sequence[Mapping[st
     )
     embeddings = {names[token]: row for one, names in zip(concepts, renames, strict=True) for token, row in one.embeddings.items()}
     looks = {names[token]: seen for one, names in zip(concepts, renames, strict=True) for token, seen in one.looks.items()}
-    return Concept(header=header, key_values=dict(weights), embeddings=embeddings, looks=looks)
+    return Concept(header=header, tuned=dict(weights), embeddings=embeddings, looks=looks)
 
 
 @torch.no_grad()

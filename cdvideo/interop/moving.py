@@ -44,7 +44,7 @@ def base_weights(base: Base, concept: Concept) -> dict[str, Tensor]:
     """The base's matrices, on the CPU in fp32, under the concept's names. Raises UserError where the concept is not this base's."""
     base.inject(concept).eject()
     parameters = dict(base.unet.named_parameters())
-    return {name: parameters[name].detach().float().cpu() for name in concept.key_values}
+    return {name: parameters[name].detach().float().cpu() for name in concept.tuned}
 
 
 def key_value_weights(base: Base, concept: Concept) -> dict[str, Tensor]:
@@ -56,7 +56,7 @@ def key_value_weights(base: Base, concept: Concept) -> dict[str, Tensor]:
 def require_key_values(concept: Concept) -> None:
     """Raises UserError unless the concept holds cross-attention keys and values, and nothing else of the UNet."""
     others = concept.beyond_key_values
-    if others or not concept.key_values:
+    if others or not concept.tuned:
         holds = f"it holds {others[0]}" if others else "it holds an embedding alone"
         raise UserError(
             "this works with concepts whose keys and values were tuned",
@@ -68,7 +68,7 @@ def require_key_values(concept: Concept) -> None:
 def movement(base: Base, concept: Concept) -> Movement:
     """How far the concept is from its base. Raises UserError where it is not this base's."""
     weights = base_weights(base, concept)
-    whole = concept.expanded(weights).key_values
+    whole = concept.expanded(weights).tuned
     moved = {name: float((whole[name].to(weight) - weight).norm()) for name, weight in weights.items()}
     norms = {name: float(weight.norm()) for name, weight in weights.items()}
     tokens = {

@@ -169,7 +169,7 @@ def train(
             )
             if trained is not None:
                 tuning.load_state_dict(trained)
-            return Concept(header=header, key_values=tuning.tuned_weights(), embeddings=tuning.embeddings(), looks=looks or {})
+            return Concept(header=header, tuned=tuning.tuned_weights(), embeddings=tuning.embeddings(), looks=looks or {})
 
         def reach(step: int) -> None:
             """What is due at a checkpoint and at the end."""

@@ -77,15 +77,15 @@ def test_a_concept_lies_on_top_of_it_and_both_come_out(loaded, lora, joining):
 def test_a_concept_that_does_not_fit_leaves_the_base_as_it_was(loaded, lora):
     before = {name: value.clone() for name, value in everything(loaded).items()}
     concept = concept_of(loaded)
-    name = next(iter(concept.key_values))
+    name = next(iter(concept.tuned))
     with pytest.raises(UserError, match="does not fit the base"):
         Studio(
             loaded,
-            [concept.__class__(header=concept.header, embeddings=concept.embeddings, key_values={name: lora.layers["unet.conv_in"].down})],
+            [concept.__class__(header=concept.header, embeddings=concept.embeddings, tuned={name: lora.layers["unet.conv_in"].down})],
         )
     with pytest.raises(UserError, match="does not fit the base"):
-        wrong = {**concept.key_values, name: concept.key_values[name][:, :4]}
-        Studio(loaded, [concept.__class__(header=concept.header, embeddings=concept.embeddings, key_values=wrong)], loras=[(lora, 1.0)])
+        wrong = {**concept.tuned, name: concept.tuned[name][:, :4]}
+        Studio(loaded, [concept.__class__(header=concept.header, embeddings=concept.embeddings, tuned=wrong)], loras=[(lora, 1.0)])
     assert all(value.equal(before[name]) for name, value in everything(loaded).items())
 
 

@@ -23,7 +23,7 @@ def concept_of(base, token: str, class_word: str, seed: int) -> Concept:
 
     header = ConceptHeader(base=base.id, fingerprint=base.fingerprint, tokens=(token,), class_words=(class_word,))
     row = near(base.text_encoder.get_input_embeddings().weight[5])
-    return Concept(header=header, key_values={name: near(weights[name]) for name in key_value_names(base.unet)}, embeddings={token: row})
+    return Concept(header=header, tuned={name: near(weights[name]) for name in key_value_names(base.unet)}, embeddings={token: row})
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_matrices_act_on_their_own_phrase_alone(pocket, two):
     for name, weight in pocket.unet.named_parameters():
         if name in found:
             expected = states @ weight.detach().T
-            expected[2:4] = states[2:4] @ two[0].key_values[name].detach().T
+            expected[2:4] = states[2:4] @ two[0].tuned[name].detach().T
             assert torch.allclose(found[name][0], expected, atol=1e-4)
 
 
@@ -89,7 +89,7 @@ def test_one_concept_at_every_position_is_plain_injection(pocket, two, monkeypat
 def test_strength_nothing_is_the_base(pocket, two):
     """The words are the concepts', the matrices the base's own."""
     settings = {"prompt": "a <one> bear next to a <two> cat", "num_inference_steps": 2, "seed": 4}
-    bare = [dataclasses.replace(concept, key_values={}) for concept in two]
+    bare = [dataclasses.replace(concept, tuned={}) for concept in two]
     with Studio(pocket, [(concept, 0.0) for concept in two]) as studio:
         nothing = studio.still(**settings).frames
     with Studio(pocket, bare) as studio:
@@ -109,6 +109,6 @@ def test_a_clip_stars_both_and_leaves_the_base_as_it_was(pocket, pocket_motion, 
 
 def test_what_tunes_the_whole_unet_cannot_share(pocket, two):
     name, weight = next(iter(pocket.unet.named_parameters()))
-    whole = dataclasses.replace(two[0], key_values={**two[0].key_values, name: weight.detach()})
+    whole = dataclasses.replace(two[0], tuned={**two[0].tuned, name: weight.detach()})
     with pytest.raises(UserError, match="cannot share a picture"):
         Studio(pocket, [whole, two[1]])

@@ -23,7 +23,7 @@ def make_concept(base, strength: float = 0.3) -> Concept:
         key_values[name] = value + strength * value.std() * torch.randn(value.shape, generator=generator)
     width = base.text_encoder.config.hidden_size
     header = ConceptHeader(base=base.id, fingerprint=base.fingerprint, tokens=("V*",), class_words=("bear",))
-    return Concept(header=header, key_values=key_values, embeddings={"V*": torch.randn(width, generator=generator)})
+    return Concept(header=header, tuned=key_values, embeddings={"V*": torch.randn(width, generator=generator)})
 
 
 def digest(base) -> str:
@@ -65,7 +65,7 @@ def test_an_injected_concept_predicts_what_custom_diffusions_processors_would(po
             processors[name] = processor
             continue
         path = name.removesuffix(".processor")
-        key, value = concept.key_values[f"{path}.to_k.weight"], concept.key_values[f"{path}.to_v.weight"]
+        key, value = concept.tuned[f"{path}.to_k.weight"], concept.tuned[f"{path}.to_v.weight"]
         module = CustomDiffusionAttnProcessor(train_kv=True, train_q_out=False, hidden_size=key.shape[0], cross_attention_dim=key.shape[1])
         module.to_k_custom_diffusion.weight.data = key.clone()
         module.to_v_custom_diffusion.weight.data = value.clone()
@@ -98,14 +98,14 @@ def test_half_strength_lies_half_way(pocket):
     original = dict(pocket.unet.named_parameters())[name].detach().clone()
     with pocket.inject(concept, scale=0.5):
         now = dict(pocket.unet.named_parameters())[name].detach()
-        assert torch.allclose(now, (original + concept.key_values[name]) / 2, atol=1e-6)
+        assert torch.allclose(now, (original + concept.tuned[name]) / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("fault", ["missing", "extra", "shape", "embedding", "fingerprint"])
 def test_concepts_that_do_not_fit_are_refused_by_name(pocket, fault):
     concept = make_concept(pocket)
-    name = next(iter(concept.key_values))
-    key_values, embeddings, header = dict(concept.key_values), dict(concept.embeddings), concept.header
+    name = next(iter(concept.tuned))
+    key_values, embeddings, header = dict(concept.tuned), dict(concept.embeddings), concept.header
     if fault == "missing":
         del key_values[name]
     elif fault == "extra":
@@ -119,7 +119,7 @@ def test_concepts_that_do_not_fit_are_refused_by_name(pocket, fault):
         header, name = dataclasses.replace(header, base="other/base", fingerprint="0000"), "other/base"
     before = digest(pocket)
     with pytest.raises(UserError) as refused:
-        pocket.inject(Concept(header=header, key_values=key_values, embeddings=embeddings))
+        pocket.inject(Concept(header=header, tuned=key_values, embeddings=embeddings))
     assert name in str(refused.value) and refused.value.remedy
     assert digest(pocket) == before
 

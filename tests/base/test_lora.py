@@ -169,7 +169,7 @@ def test_on_top_of_a_lora_a_concept_adds_what_it_changes(loaded, tmp_path, rank)
     with ImageLoraInjection(loaded, [(lora, 0.7)]) as inside:
         with loaded.inject(inside.beneath(concept), 0.5):
             both = loaded.unet.get_submodule(name).weight.clone()
-        expected = original + 0.7 * lora.layers[KEY].change(original.device) + 0.5 * (concept.key_values[f"{name}.weight"] - original)
+        expected = original + 0.7 * lora.layers[KEY].change(original.device) + 0.5 * (concept.tuned[f"{name}.weight"] - original)
         assert torch.allclose(both, expected, atol=1e-6)
     assert torch.equal(loaded.unet.get_submodule(name).weight, original)
 

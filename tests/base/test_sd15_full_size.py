@@ -140,7 +140,7 @@ def test_the_whole_path_runs_at_full_size(files: Files, tmp_path: Path) -> None:
         train.train(loaded, photos, [subject], out=out, steps=1, batch_size=2, learning_rate=1e-5)
 
     concept = Concept.load(out)
-    assert len(concept.key_values) == 32 and concept.embeddings["V*"].shape == (768,)
+    assert len(concept.tuned) == 32 and concept.embeddings["V*"].shape == (768,)
     fresh = base.load(str(files.checkpoint), device="cpu", dtype="bf16")
     motion = load_motion(str(files.motion), base_unet=fresh.unet, dtype=fresh.dtype, device=fresh.device)
     with Studio(fresh, [concept], motion) as studio, timed(took, "two steps of 16 frames"):

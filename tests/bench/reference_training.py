@@ -52,10 +52,10 @@ class ReferenceTraining:
         self.untrained = torch.ones(len(self.table), dtype=torch.bool)
         self.untrained[self.token_ids] = False
 
-        self.key_values = _add_custom_diffusion(self.unet)
+        self.tuned = _add_custom_diffusion(self.unet)
         self.phrases = [f"a photo of a {subject.token} {subject.class_word}" for subject in subjects]
         self.classes = [f"a photo of a {subject.class_word}" for subject in subjects]
-        parameters = itertools.chain([self.table], self.key_values.parameters())
+        parameters = itertools.chain([self.table], self.tuned.parameters())
         self.optimizer = torch.optim.AdamW(parameters, lr=learning_rate * batch_size, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
         self.rate = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda _: 1.0)
 
@@ -82,7 +82,7 @@ class ReferenceTraining:
         loss.backward()
         assert self.table.grad is not None
         self.table.grad[self.untrained] = 0
-        nn.utils.clip_grad_norm_(itertools.chain([self.table], self.key_values.parameters()), 1.0)
+        nn.utils.clip_grad_norm_(itertools.chain([self.table], self.tuned.parameters()), 1.0)
         self.optimizer.step()
         self.rate.step()
         self.optimizer.zero_grad()

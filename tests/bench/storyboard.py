@@ -82,7 +82,7 @@ def write_film(folder: Path) -> Path:
     pocket = base.load("pocket", device="cpu", dtype="fp32")
     header = ConceptHeader(base="pocket", fingerprint=pocket.fingerprint, tokens=("V*",), class_words=("bear",))
     embedding = torch.zeros(pocket.text_encoder.config.hidden_size)
-    Concept(header=header, key_values={}, embeddings={"V*": embedding}).save(folder / "bear.safetensors")
+    Concept(header=header, tuned={}, embeddings={"V*": embedding}).save(folder / "bear.safetensors")
     shots = [
         f'  - {{prompt: "a {{bear}} in place {number}", seed: {number}, camera: "zoom-in:0.5", caption: shot {number}'
         + (", continue: true}" if number % 5 == 4 else "}")

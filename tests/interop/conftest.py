@@ -42,7 +42,7 @@ def concept_of(loaded: base.Base, tokens=("V*",), class_words=("bear",), seed: i
         training={"photos": 5, "seconds": 1.5},
     )
     embeddings = {token: torch.randn(tiny.TEXT_WIDTH, generator=generator) for token in tokens}
-    return Concept(header=header, key_values=key_values, embeddings=embeddings)
+    return Concept(header=header, tuned=key_values, embeddings=embeddings)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def noise_predicted(loaded: base.Base, prompt: str) -> torch.Tensor:
 def same_concept(first: Concept, second: Concept) -> bool:
     return (
         first.header == second.header
-        and set(first.key_values) == set(second.key_values)
-        and all(torch.equal(value, second.key_values[name]) for name, value in first.key_values.items())
+        and set(first.tuned) == set(second.tuned)
+        and all(torch.equal(value, second.tuned[name]) for name, value in first.tuned.items())
         and all(torch.equal(row, second.embeddings[token]) for token, row in first.embeddings.items())
     )

@@ -15,11 +15,11 @@ from tests.interop.conftest import concept_of, noise_predicted
 def test_the_error_is_the_tail_of_the_singular_values(tiny_base, concept):
     smaller = compress(tiny_base, concept, 3)
     parameters = dict(tiny_base.unet.named_parameters())
-    for name, value in concept.key_values.items():
+    for name, value in concept.tuned.items():
         change = (value - parameters[name]).double()
         singular = torch.linalg.svdvals(change)
         assert smaller.layers[name] == pytest.approx(float(singular[3:].norm() / singular.norm()), rel=1e-4)
-        kept = smaller.concept.key_values[name]
+        kept = smaller.concept.tuned[name]
         assert isinstance(kept, LowRankChange) and kept.rank == 3 and kept.shape == value.shape
         measured = (kept.to(parameters[name]).double() - value.double()).norm() / change.norm()
         assert smaller.layers[name] == pytest.approx(float(measured), rel=1e-4)
@@ -49,7 +49,7 @@ def test_a_change_of_that_rank_loses_nothing_and_the_file_gets_smaller(tiny_base
 def test_matrices_whose_factors_would_be_larger_stay_whole(tiny_base, concept):
     """The tiny base's matrices are 16x32 and 32x32: rank 11 is more numbers than 16x32, and fewer than 32x32."""
     smaller = compress(tiny_base, concept, 11).concept
-    kinds = {value.shape: isinstance(smaller.key_values[name], LowRankChange) for name, value in concept.key_values.items()}
+    kinds = {value.shape: isinstance(smaller.tuned[name], LowRankChange) for name, value in concept.tuned.items()}
     assert kinds == {torch.Size([16, 32]): False, torch.Size([32, 32]): True}
     whole = compress(tiny_base, concept, 99)
     assert whole.relative_error == 0 and not whole.concept.is_compressed and whole.concept.header.format_version == 1
@@ -58,15 +58,15 @@ def test_matrices_whose_factors_would_be_larger_stay_whole(tiny_base, concept):
 def test_compressing_twice_is_compressing_once(tiny_base, concept):
     once = compress(tiny_base, concept, 2).concept
     twice = compress(tiny_base, compress(tiny_base, concept, 6).concept, 2).concept
-    for name, value in once.key_values.items():
-        assert torch.allclose(value.change(), twice.key_values[name].change(), atol=1e-5)
+    for name, value in once.tuned.items():
+        assert torch.allclose(value.change(), twice.tuned[name].change(), atol=1e-5)
 
 
 def test_whole_and_compressed_say_the_same_of_their_training(tiny_base):
     concept = concept_of(tiny_base, rank=2)
     moved, small = movement(tiny_base, concept), movement(tiny_base, compress(tiny_base, concept, 2).concept)
     assert moved.relative_change == pytest.approx(small.relative_change, rel=1e-4)
-    name, value = next(iter(concept.key_values.items()))
+    name, value = next(iter(concept.tuned.items()))
     weight = tiny_base.unet.get_parameter(name)
     assert moved.layers[name] == pytest.approx(float((value - weight).norm() / weight.norm()), rel=1e-5)
     row = concept.embeddings["V*"]
@@ -82,10 +82,10 @@ def test_another_bases_concept_is_refused(tiny_base, concept):
             attempt()
     with pytest.raises(UserError, match="no rank 0"):
         compress(tiny_base, concept, 0)
-    name = next(iter(smaller.key_values))
-    wrong = {**smaller.key_values, name: LowRankChange(torch.zeros(3, 1), torch.zeros(1, 3))}
+    name = next(iter(smaller.tuned))
+    wrong = {**smaller.tuned, name: LowRankChange(torch.zeros(3, 1), torch.zeros(1, 3))}
     with pytest.raises(UserError, match="does not fit the base"):
-        tiny_base.inject(dataclasses.replace(smaller, key_values=wrong))
+        tiny_base.inject(dataclasses.replace(smaller, tuned=wrong))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_damaged_factors_are_refused_by_name(tiny_base, concept, tmp_path, fault
     smaller = compress(tiny_base, concept, 2).concept
     smaller.save(path)
     tensors = load_file(path)
-    name = next(iter(smaller.key_values))
+    name = next(iter(smaller.tuned))
     if fault == "half":
         del tensors[f"unet.{name}.up"]
     elif fault == "both":

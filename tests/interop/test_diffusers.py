@@ -116,11 +116,11 @@ def test_other_programs_files_say_nothing_of_their_making(tiny_base, concept, tm
 def test_custom_diffusions_delta_bin(tiny_base, tmp_path):
     concept = concept_of(tiny_base, ("V1*", "V2*"), ("bear", "cat"))
     rows = {"<new1>": concept.embeddings["V1*"], "<new2>": concept.embeddings["V2*"]}
-    torch.save({"unet": dict(concept.key_values), "modifier_token": rows}, tmp_path / "delta-500.bin")
+    torch.save({"unet": dict(concept.tuned), "modifier_token": rows}, tmp_path / "delta-500.bin")
     for path in (tmp_path, tmp_path / "delta-500.bin"):
         imported = import_diffusers(path, base=tiny_base, class_words=("bear", "cat")).concept
         assert imported.header.tokens == ("V1*", "V2*") and imported.header.class_words == ("bear", "cat")
-        assert all(torch.equal(value, imported.key_values[name]) for name, value in concept.key_values.items())
+        assert all(torch.equal(value, imported.tuned[name]) for name, value in concept.tuned.items())
         assert torch.equal(imported.embeddings["V2*"], concept.embeddings["V2*"])
 
 
@@ -128,14 +128,14 @@ def test_a_compressed_delta_is_a_change_to_the_base(tiny_base, tmp_path):
     parameters = dict(tiny_base.unet.named_parameters())
     whole = concept_of(tiny_base, rank=3)
     factors = {}
-    for name, value in whole.key_values.items():
+    for name, value in whole.tuned.items():
         left, singular, right = torch.linalg.svd(value - parameters[name], full_matrices=False)
         factors[name] = {"u": left[:, :3] * singular[:3], "v": right[:3]}
     torch.save({"unet": factors, "modifier_token": {"<new1>": whole.embeddings["V*"]}}, tmp_path / "compressed_delta.bin")
     imported = import_diffusers(tmp_path / "compressed_delta.bin", base=tiny_base).concept
     assert imported.is_compressed and imported.header.format_version == 2
-    for name, value in imported.expanded(parameters).key_values.items():
-        assert torch.allclose(value, whole.key_values[name], atol=1e-6)
+    for name, value in imported.expanded(parameters).tuned.items():
+        assert torch.allclose(value, whole.tuned[name], atol=1e-6)
 
 
 def test_the_original_repositorys_checkpoint_is_read_under_diffusers_names(tmp_path):
@@ -147,16 +147,16 @@ def test_the_original_repositorys_checkpoint_is_read_under_diffusers_names(tmp_p
     state = {original: torch.full((2, 3), float(number)) for number, original in enumerate(originals)}
     torch.save({"state_dict": {**state, "embed": torch.randn(1, 3)}}, tmp_path / "delta.ckpt")
     foreign = _read(tmp_path / "delta.ckpt")
-    assert set(foreign.key_values) == set(names) and len(names) == 32
-    assert all(torch.equal(foreign.key_values[name], state[original]) for original, name in originals.items())
+    assert set(foreign.tuned) == set(names) and len(names) == 32
+    assert all(torch.equal(foreign.tuned[name], state[original]) for original, name in originals.items())
 
     block = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2"
     state = {f"{block}.to_{part}.weight": torch.randn(4, 3) for part in "kv"}
     (tmp_path / "two").mkdir()
     torch.save({"state_dict": {**state, "embed": torch.randn(2, 3)}}, tmp_path / "two" / "delta_epoch=000000.ckpt")
     foreign = _read(tmp_path / "two")
-    assert set(foreign.key_values) == {f"mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}.weight" for part in "kv"}
-    assert torch.equal(foreign.key_values["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"], state[f"{block}.to_k.weight"])
+    assert set(foreign.tuned) == {f"mid_block.attentions.0.transformer_blocks.0.attn2.to_{part}.weight" for part in "kv"}
+    assert torch.equal(foreign.tuned["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"], state[f"{block}.to_k.weight"])
     assert set(foreign.embeddings) == {"<new1>", "<new2>"} and foreign.embeddings["<new1>"].shape == (3,)
 
 
@@ -220,7 +220,7 @@ def test_what_cannot_be_imported_is_said(tiny_base, concept, tmp_path, fault, sa
         save_file({**state, name.replace("to_k", "to_q"): torch.zeros(2, 2)}, weights)
     elif fault == "text encoder":
         path = tmp_path / "delta.bin"
-        unet, row = dict(concept.key_values), concept.embeddings["V*"]
+        unet, row = dict(concept.tuned), concept.embeddings["V*"]
         torch.save({"unet": unet, "modifier_token": {"<new1>": row}, "text_encoder": {"a": torch.zeros(1)}}, path)
     elif fault == "pickle":
         path = tmp_path / "delta.ckpt"
@@ -255,8 +255,8 @@ def test_what_cannot_be_imported_is_said(tiny_base, concept, tmp_path, fault, sa
 
 def test_compressed_concepts_need_the_base_first(concept, tmp_path):
     low_rank = {
-        name: LowRankChange(torch.zeros(value.shape[0], 1), torch.zeros(1, value.shape[1])) for name, value in concept.key_values.items()
+        name: LowRankChange(torch.zeros(value.shape[0], 1), torch.zeros(1, value.shape[1])) for name, value in concept.tuned.items()
     }
-    compressed = Concept(header=concept.header, key_values=low_rank, embeddings=concept.embeddings)
+    compressed = Concept(header=concept.header, tuned=low_rank, embeddings=concept.embeddings)
     with pytest.raises(UserError, match="compressed"):
         export_diffusers(compressed, tmp_path)

@@ -56,7 +56,7 @@ def test_the_error_is_what_the_singular_values_leave_and_stands_in_the_file(tiny
     written = export_kohya(tiny_base, concept, tmp_path, "bear", rank=4)
     parameters = dict(tiny_base.unet.named_parameters())
     total_lost = total = 0.0
-    for name, value in concept.key_values.items():
+    for name, value in concept.tuned.items():
         singular = torch.linalg.svdvals((value - parameters[name]).double())
         assert written.errors[name] == pytest.approx(float(singular[4:].norm() / singular.norm()), rel=1e-4)
         total_lost, total = total_lost + float(singular[4:].square().sum()), total + float(singular.square().sum())
@@ -73,8 +73,8 @@ def test_diffusers_reads_every_key(tiny_base, concept, tmp_path):
     export_kohya(tiny_base, concept, tmp_path, "bear")
     state = load_file(tmp_path / "bear-lora.safetensors")
     converted, alphas = _convert_non_diffusers_lora_to_diffusers(dict(state))
-    assert len(converted) == 2 * len(concept.key_values) and len(alphas) == len(concept.key_values)
-    places = {f"unet.{name.removesuffix('.weight')}" for name in concept.key_values}
+    assert len(converted) == 2 * len(concept.tuned) and len(alphas) == len(concept.tuned)
+    places = {f"unet.{name.removesuffix('.weight')}" for name in concept.tuned}
     read = {name.replace(".processor.", ".").replace("_lora.down.weight", "") for name in converted if name.endswith("down.weight")}
     assert read == places
 

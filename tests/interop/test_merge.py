@@ -59,7 +59,7 @@ def test_each_concept_does_what_it_did_at_its_own_token(tiny_base, two):
     for concept, new in zip(two, ("V1*", "V2*"), strict=True):
         word = concept.header.class_words[0]
         assert torch.equal(merged.concept.embeddings[new], concept.embeddings["V*"])
-        for name in concept.key_values:
+        for name in concept.tuned:
             for template in ("photo of a {} {}", "{} {}"):
                 with tiny_base.inject(concept):
                     alone = outputs(tiny_base, template.format("V*", word), "V*", name)
@@ -82,8 +82,8 @@ def test_the_base_moves_less_than_each_concept_moved_it(tiny_base, two):
         wholes = [(states @ parameters[name].T.double()).square().sum() for name in matrices]
         return float((sum(parts) / sum(wholes)) ** 0.5)
 
-    assert moved(merged.concept.key_values) < min(moved(concept.key_values) for concept in two)
-    assert merged.base_held_out < 0.1 and set(merged.base_layers) == set(merged.concept.key_values)
+    assert moved(merged.concept.tuned) < min(moved(concept.tuned) for concept in two)
+    assert merged.base_held_out < 0.1 and set(merged.base_layers) == set(merged.concept.tuned)
 
 
 def test_the_merged_concept_is_one_like_any_other(tiny_base, two, tmp_path):
@@ -98,7 +98,7 @@ def test_the_merged_concept_is_one_like_any_other(tiny_base, two, tmp_path):
         assert not torch.equal(noise_predicted(tiny_base, "a V1* bear on the V2* cat"), before)
     assert torch.equal(noise_predicted(tiny_base, "a bear"), before)
     again = merge(tiny_base, two)
-    assert all(torch.equal(value, merged.concept.key_values[name]) for name, value in again.concept.key_values.items())
+    assert all(torch.equal(value, merged.concept.tuned[name]) for name, value in again.concept.tuned.items())
 
 
 def test_tokens_are_renamed_only_where_they_meet():

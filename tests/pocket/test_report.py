@@ -178,7 +178,7 @@ def test_a_concept_on_the_way_is_that_of_a_shorter_training(pocket, tmp_path):
     _, short = trained("short", 2)
     assert list(drift) == [2, 3] and all(0 < distance < 2 for distance in drift.values())
     assert on_the_way.header.steps == 2 and on_the_way.header.spl_weight == 0
-    assert all(torch.equal(value, short.key_values[name]) for name, value in on_the_way.key_values.items())
+    assert all(torch.equal(value, short.tuned[name]) for name, value in on_the_way.tuned.items())
     assert torch.equal(on_the_way.embeddings["V*"], short.embeddings["V*"])
 
 

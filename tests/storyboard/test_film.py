@@ -194,7 +194,7 @@ def test_takes_are_like_the_photos_of_who_is_named(tmp_path, pocket):
     header = ConceptHeader(base="pocket", fingerprint=pocket.fingerprint, tokens=("V1*", "V2*"), class_words=("bear", "sunglasses"))
     rows = {token: pocket.text_encoder.get_input_embeddings().weight[0].clone() for token in header.tokens}
     looks = {token: Looks(clip.images(photo), clip.name) for token, photo in photos.items()}
-    Concept(header=header, key_values={}, embeddings=rows, looks=looks).save(tmp_path / "both.safetensors")
+    Concept(header=header, tuned={}, embeddings=rows, looks=looks).save(tmp_path / "both.safetensors")
     cast = "cast:\n  bear: {concept: both.safetensors, class: bear}\n  sunglasses: {concept: both.safetensors, class: sunglasses}\n"
     text = HEAD + cast + "shots:\n  - {prompt: 'a {bear} on the beach', takes: 2}\n"
     (shot,) = film_of(tmp_path, text)[0].shots
@@ -205,7 +205,7 @@ def test_takes_are_like_the_photos_of_who_is_named(tmp_path, pocket):
         assert take.scores["score"] == pytest.approx(expected, abs=2e-4)
     assert shot.kept.scores["score"] == max(take.scores["score"] for take in shot.takes)
     looks["V1*"] = Looks(looks["V1*"].features, "another")
-    Concept(header=header, key_values={}, embeddings=rows, looks=looks).save(tmp_path / "both.safetensors")
+    Concept(header=header, tuned={}, embeddings=rows, looks=looks).save(tmp_path / "both.safetensors")
     (shot,) = film_of(tmp_path, text)[0].shots
     assert all("likeness" not in take.scores for take in shot.takes), "what another CLIP has seen says nothing"
 

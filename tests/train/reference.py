@@ -42,7 +42,7 @@ class ReferenceSample:
 class ReferenceResult:
     noise_losses: list[float]
     preservation_losses: list[float]
-    key_values: dict[str, Tensor]
+    tuned: dict[str, Tensor]
     rows: dict[str, Tensor]
 
 

@@ -33,8 +33,8 @@ def test_only_keys_values_and_the_token_change(pocket, photos, tmp_path):
     after = {name: value for part in (pocket.unet, pocket.text_encoder, pocket.vae) for name, value in part.state_dict().items()}
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before), "the base was not restored"
-    assert all(not torch.equal(before[name], value) for name, value in concept.key_values.items())
-    assert {name.rsplit(".", 2)[1] for name in concept.key_values} == {"to_k", "to_v"}
+    assert all(not torch.equal(before[name], value) for name, value in concept.tuned.items())
+    assert {name.rsplit(".", 2)[1] for name in concept.tuned} == {"to_k", "to_v"}
     assert list(concept.embeddings) == ["V*"] and concept.header.class_words == ("bear",)
 
 
@@ -82,7 +82,7 @@ def test_a_resumed_training_is_the_uninterrupted_one_bit_for_bit(pocket, photos,
         pocket, photos, tmp_path / "parts.safetensors", steps=6, resume=True, on_step=lambda progress: resumed_at.append(progress.step)
     )
     assert resumed_at == [5, 6]
-    assert all(torch.equal(whole.key_values[name], parts.key_values[name]) for name in whole.key_values)
+    assert all(torch.equal(whole.tuned[name], parts.tuned[name]) for name in whole.tuned)
     assert torch.equal(whole.embeddings["V*"], parts.embeddings["V*"])
     assert not checkpoint_path(tmp_path / "parts.safetensors").exists()
 
@@ -128,4 +128,4 @@ def test_the_file_holds_what_was_returned(pocket, photos, tmp_path):
     concept = run(pocket, photos, tmp_path / "bear.safetensors", steps=1)
     loaded = Concept.load(tmp_path / "bear.safetensors")
     assert loaded.header == concept.header and loaded.header.fingerprint == pocket.fingerprint
-    assert all(torch.equal(loaded.key_values[name], value) for name, value in concept.key_values.items())
+    assert all(torch.equal(loaded.tuned[name], value) for name, value in concept.tuned.items())

@@ -114,13 +114,13 @@ def test_what_trains_and_what_stays(small, pictures, class_pictures, tmp_path):
         concept = run(small, pictures, tmp_path / "bear.safetensors", method=method, class_pictures=class_pictures, steps=1).concept
         moves_row = method in ("classdiffusion", "custom-diffusion", "textual-inversion")
         assert torch.equal(concept.embeddings["V*"], start) is not moves_row, method
-        values = [value.shift if isinstance(value, SpectralShift) else value for value in concept.key_values.values()]
+        values = [value.shift if isinstance(value, SpectralShift) else value for value in concept.tuned.values()]
         assert (len(values) == 0) is (method == "textual-inversion")
         if values:
             weights = dict(small.unet.named_parameters())
             stayed = [
                 name
-                for name, value in concept.key_values.items()
+                for name, value in concept.tuned.items()
                 if torch.equal(value.shift if isinstance(value, SpectralShift) else value - weights[name], torch.zeros(value.shape))
             ]
             assert not stayed, f"{method}: {stayed[0]} did not change"

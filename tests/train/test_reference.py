@@ -47,9 +47,9 @@ def compare(base, subjects, pictures, out, *, mode, steps=20, spl_weight=30.0, l
         assert reference.preservation_losses[-1] < 0.95 * reference.preservation_losses[0], "nothing was learnt"
 
     weights = dict(base.unet.named_parameters())
-    assert reference.key_values.keys() == ours.concept.key_values.keys()
-    expected = torch.cat([(value - weights[name]).flatten() for name, value in reference.key_values.items()])
-    found = torch.cat([(ours.concept.key_values[name] - weights[name]).flatten() for name in reference.key_values])
+    assert reference.tuned.keys() == ours.concept.tuned.keys()
+    expected = torch.cat([(value - weights[name]).flatten() for name, value in reference.tuned.items()])
+    found = torch.cat([(ours.concept.tuned[name] - weights[name]).flatten() for name in reference.tuned])
     assert F.cosine_similarity(found, expected, dim=0) >= 0.9999
     assert found.norm().item() == pytest.approx(expected.norm().item(), rel=1e-3)
     assert expected.abs().mean() > steps * BATCH * learning_rate / 10, "nothing was learnt"

@@ -49,7 +49,7 @@ def run(base: Base, pictures: Any, out: Path, subjects: Any = (BEAR,), **setting
 
 def tensors_of(concept: Concept) -> dict[str, Tensor]:
     found = {f"embedding.{token}": value for token, value in concept.embeddings.items()}
-    for name, value in concept.key_values.items():
+    for name, value in concept.tuned.items():
         if isinstance(value, SpectralShift):
             found[f"{name}.shift"] = value.shift
         else:
@@ -74,7 +74,7 @@ def relative_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> flo
 def change(concept: Concept, base: Base) -> Tensor:
     """What the concept adds to the base's weights, as one vector."""
     weights = dict(base.unet.named_parameters())
-    return torch.cat([(value.to(weights[name].float()) - weights[name].float()).flatten() for name, value in concept.key_values.items()])
+    return torch.cat([(value.to(weights[name].float()) - weights[name].float()).flatten() for name, value in concept.tuned.items()])
 
 
 def snapshot(base: Base) -> dict[str, Tensor]:

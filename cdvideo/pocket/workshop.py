@@ -90,9 +90,10 @@ class Workshop:
         )
 
     def keep(self, part: str, picture: Image.Image | None = None) -> None:
-        """Draws a part's curve from its log, and keeps a picture of what it makes beside it."""
+        """Draws a part's curve from its log, where it was trained here, and keeps a picture of what it makes beside it."""
         folder = self.folder / part
-        draw_curve(folder / "log.jsonl", folder / "curve.png")
+        if (folder / "log.jsonl").exists():
+            draw_curve(folder / "log.jsonl", folder / "curve.png")
         if picture is not None:
             picture.save(folder / "samples.png")
 

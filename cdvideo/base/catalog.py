@@ -65,8 +65,9 @@ class LoraAlias:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipAlias:
-    """A CLIP that judges the pictures of a kind of base."""
+    """A CLIP that judges the pictures of a kind of base; it goes by the kind's name."""
 
+    name: str
     location: str
     title: str
     licence: str
@@ -223,6 +224,7 @@ def _animatediff_camera(move: str) -> MotionAlias:
 
 CLIPS: Mapping[str, ClipAlias] = {
     "sd15": ClipAlias(
+        name="sd15",
         location="openai/clip-vit-large-patch14",
         title="CLIP ViT-L/14, whose text tower Stable Diffusion 1.5 has",
         licence="MIT",

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cdvideo.cli.options import offline_option
+
+if TYPE_CHECKING:
+    from cdvideo.base.catalog import BaseAlias, ClipAlias, LoraAlias, MotionAlias
 
 
 @click.group("models", invoke_without_command=True)
@@ -52,12 +57,18 @@ def convert_command(source: str, out: Path, to: str | None, dtype: str | None, o
 
 
 def _list() -> None:
-    from cdvideo.base.catalog import BASES, LORAS, MOTIONS
+    from cdvideo.base.catalog import BASES, CLIPS, LORAS, MOTIONS
     from cdvideo.base.hub import cached_models
 
     cached = cached_models()
     sizes = {model.location: model.size_bytes for model in cached}
-    for title, aliases in (("bases (--base)", BASES), ("motion modules (--motion)", MOTIONS), ("LoRAs (--lora)", LORAS)):
+    known: dict[str, Mapping[str, BaseAlias | MotionAlias | LoraAlias | ClipAlias]] = {
+        "bases (--base)": BASES,
+        "motion modules (--motion)": MOTIONS,
+        "LoRAs (--lora)": LORAS,
+        "judges of a base's pictures (a storyboard's takes, train --keep best)": CLIPS,
+    }
+    for title, aliases in known.items():
         click.secho(title, bold=True)
         for alias in aliases.values():
             if alias.location is None:

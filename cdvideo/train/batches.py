@@ -160,8 +160,13 @@ def _stacked(values: Sequence[Tensor | None]) -> Tensor | None:
 
 
 def made_ahead(make: Callable[[int], Made], numbers: Iterable[int], depth: int = 2) -> Generator[Made, None, None]:
-    """`make(number)` of each number in order, the next `depth` of them in the making meanwhile, in another thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+    """`make(number)` of each number in order, the next `depth` of them in the making meanwhile, in another thread.
+
+    There torch has one thread of its own: more than cores would wait for one another. The caller's number is asked for first, since what
+    the other sets would become that of a thread that has none yet.
+    """
+    torch.get_num_threads()
+    with ThreadPoolExecutor(1, thread_name_prefix="batches", initializer=torch.set_num_threads, initargs=(1,)) as pool:
         coming: list[Future[Made]] = []
         try:
             for number in numbers:

@@ -240,15 +240,16 @@ def test_ctrl_c_in_a_terminal_stops_everything_quietly(tmp_path):
         process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
-    def workers() -> list[Path]:
-        with suppress(OSError):
-            running = [Path("/proc", pid) for pid in children.read_text().split()]
-            return [one for one in running if b"spawn_main" in (one / "cmdline").read_bytes() and "libtorch" in (one / "maps").read_text()]
-        return []
+    def imports(child: Path) -> bool:
+        with suppress(OSError):  # It may have ended.
+            return b"spawn_main" in (child / "cmdline").read_bytes() and "libtorch" in (child / "maps").read_text()
+        return False
 
-    while len(workers()) < 2 and process.poll() is None:
+    hired: list[Path] = []
+    while len(hired) < 2 and process.poll() is None:
         time.sleep(0.05)
-    hired = workers()
+        with suppress(OSError):
+            hired = [child for pid in children.read_text().split() if imports(child := Path("/proc", pid))]
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130 and len(hired) == 2
     said = (tmp_path / "log").read_text()

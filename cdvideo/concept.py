@@ -28,6 +28,8 @@ FORMAT_VERSION = 1
 LOW_RANK_FORMAT_VERSION = 2
 SPECTRAL_FORMAT_VERSION = 3
 LOOKS_FORMAT_VERSION = 4
+LOOKS_BY = "looks_by"
+"""Where the header's JSON says which CLIP has seen each token's photos."""
 KEY_VALUE_SUFFIXES = ("attn2.to_k.weight", "attn2.to_v.weight")
 UNKNOWN = "unknown"
 """What the header of an imported concept says where the files that it came from did not."""
@@ -58,8 +60,9 @@ class ConceptHeader:
     def from_json(cls, text: str, path: Path) -> ConceptHeader:
         try:
             values = json.loads(text)
+            values.pop(LOOKS_BY, None)
             header = cls(**{**values, "tokens": tuple(values["tokens"]), "class_words": tuple(values["class_words"])})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} has a damaged concept header", cause=str(error), remedy="train the concept again") from error
         if header.format_version > LOOKS_FORMAT_VERSION:
             raise UserError(
@@ -209,9 +212,9 @@ class Concept:
         tensors |= {f"embedding.{token}": value for token, value in self.embeddings.items()}
         tensors |= {f"looks.{token}": seen.features for token, seen in self.looks.items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        seen_by = json.dumps({token: seen.clip for token, seen in self.looks.items()})
-        metadata = {"cdvideo_concept": self.header.to_json()} | ({"cdvideo_looks_by": seen_by} if self.looks else {})
-        return bytes(save(tensors, metadata=metadata))
+        # One entry, since safetensors writes several in any order.
+        seen_by = {LOOKS_BY: {token: seen.clip for token, seen in self.looks.items()}} if self.looks else {}
+        return bytes(save(tensors, metadata={"cdvideo_concept": json.dumps({**asdict(self.header), **seen_by})}))
 
     @property
     def digest(self) -> str:
@@ -264,7 +267,7 @@ def read_looks(path: Path) -> dict[str, Looks]:
 def _looks(path: Path, features: Mapping[str, Tensor], header: ConceptHeader) -> dict[str, Looks]:
     """What the photos look like. Raises UserError where the file does not say to which CLIP, or knows no such token."""
     try:
-        seen_by = json.loads(_safetensors_metadata(path)["cdvideo_looks_by"]) if features else {}
+        seen_by = json.loads(_safetensors_metadata(path)["cdvideo_concept"])[LOOKS_BY] if features else {}
         looks = {token: Looks(value, str(seen_by[token])) for token, value in features.items()}
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged", cause=f"its looks: {error!r}", remedy="copy it again or train the concept again") from error

@@ -234,7 +234,7 @@ def test_loras_of_the_look_are_those_of_a_clip(tmp_path, pocket, monkeypatch):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found in /proc")
 def test_ctrl_c_in_a_terminal_stops_everything_quietly(tmp_path):
     """A terminal sends it to the film's process and its workers alike, here while the workers still import."""
-    (tmp_path / "film.yaml").write_text(TWO)
+    (tmp_path / "film.yaml").write_text(TWO.replace("steps: 1", "steps: 900"))
     command = [sys.executable, "-m", "cdvideo", "storyboard", "render", "film.yaml", "--device", "cpu", "--workers", "2"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)

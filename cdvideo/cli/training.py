@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,15 @@ def train_concept(
         warnings.warn(message, UserNote, stacklevel=1)
     processes = Processes.join(loaded.device)
     prior_weight = method.prior_weight if settings.prior_weight is None else settings.prior_weight
-    clip = _clip(preset.kind, needed=settings.keep == "best", offline=offline) if processes.is_first else None
-    looks = _looks(clip, photos, preset.native_size) if clip else {}
+    judges = processes.is_first and bool(settings.samples_every or settings.keep == "best")
+    clip = _clip(preset.kind, needed=settings.keep == "best", offline=offline) if judges else None
+
+    @cache
+    def looks() -> dict[str, Looks]:
+        # Asked for once there is something to keep or to judge, so that the first step need not wait for CLIP.
+        found = clip or _clip(preset.kind, needed=False, offline=offline)
+        return _looks(found, photos, preset.native_size) if found else {}
+
     journal = None
     if processes.is_first:
         journal = Journal(
@@ -53,7 +61,7 @@ def train_concept(
             settings=settings.model_dump(mode="json"),
             prompts=settings.sample_prompts,
             samples_every=settings.samples_every,
-            scorer=_scorer(clip, looks) if clip and settings.samples_every else None,
+            scorer=_scorer(clip, looks()) if clip and settings.samples_every else None,
             logs=settings.log,
             resume=resume,
         )

@@ -84,7 +84,7 @@ def train(
     spl_mode: str = "paper",
     prior_weight: float | None = None,
     class_pictures: Mapping[str, Sequence[Image.Image]] | None = None,
-    looks: Mapping[str, Looks] | None = None,
+    looks: Callable[[], Mapping[str, Looks]] = dict,
     cached_views: int = 0,
     accumulate: int = 1,
     gradient_checkpointing: bool = False,
@@ -100,8 +100,8 @@ def train(
 
     `learning_rate` is for one picture and is multiplied by the pictures of a step, as in the public script, and by the method's factor. A
     step has `batch_size` pictures in each process, `accumulate` times. The weights of the losses are the method's own where they are None;
-    with a prior weight, `class_pictures` (by class word) are learnt from as well. `looks` of the photos, by token, are only kept in the
-    concept. With `cached_views`, that many views of each photo are encoded once and used again and again.
+    with a prior weight, `class_pictures` (by class word) are learnt from as well. `looks` gives what the photos look like, by token,
+    which is only kept in the concept. With `cached_views`, that many views of each photo are encoded once and used again and again.
 
     The state is kept in a checkpoint beside `out` every `checkpoint_every` steps; with `resume` the training goes on from there and ends
     as if never interrupted. `on_milestone` is called there and at the end, and may return a score: with `keep_best` the concept with the
@@ -169,7 +169,7 @@ def train(
             )
             if trained is not None:
                 tuning.load_state_dict(trained)
-            return Concept(header=header, tuned=tuning.tuned_weights(), embeddings=tuning.embeddings(), looks=looks or {})
+            return Concept(header=header, tuned=tuning.tuned_weights(), embeddings=tuning.embeddings(), looks=looks())
 
         def reach(step: int) -> None:
             """What is due at a checkpoint and at the end."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 
 from cdvideo.base.catalog import BASES
+from cdvideo.interrupts import deaf_to_ctrl_c
 from cdvideo.storyboard.workers import Chain, Hand, Lost, Message, Rendering, Worker
 
 _GONE = (EOFError, OSError)
@@ -30,7 +29,7 @@ class LocalHand:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process: Any = context.Process(target=_work, args=(rendering, slot, theirs), name=f"worker {slot + 1}", daemon=True)
-        with _deaf_to_ctrl_c():
+        with deaf_to_ctrl_c():
             self.process.start()
         theirs.close()
 
@@ -89,19 +88,6 @@ def ships(base_name: str) -> bool:
     """Whether the base is a small one that comes with the package."""
     alias = BASES.get(base_name)
     return alias is not None and alias.location is None
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes that are started within never hear Ctrl-C, not even while they import: it is for the film's own, which ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _work(rendering: Rendering, slot: int, connection: Connection) -> None:

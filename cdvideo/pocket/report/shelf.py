@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -12,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
+
+from cdvideo.interrupts import deaf_to_ctrl_c
 
 Task = TypeVar("Task")
 Record = dict[str, Any]
@@ -43,8 +44,6 @@ _work: Callable[[Any], Record]
 
 def _prepare(start: Callable[[], Callable[[Any], Record]]) -> None:
     global _work
-    # Ctrl-C is the first process's to answer: it lets each finish what it is at.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     _work = start()
 
@@ -71,7 +70,10 @@ def work_through(
             if processes:
                 pool = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"), _prepare, (start,))
                 try:
-                    for future in as_completed([pool.submit(_do, key, task) for key, task in missing]):
+                    # The first process answers it, and lets each finish what it is at. They start as tasks are submitted.
+                    with deaf_to_ctrl_c():
+                        given = [pool.submit(_do, key, task) for key, task in missing]
+                    for future in as_completed(given):
                         finished(*future.result())
                 finally:
                     pool.shutdown(cancel_futures=True)

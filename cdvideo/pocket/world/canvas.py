@@ -85,23 +85,30 @@ class Canvas:
         (cx, cy), reach = self._pixels(x, y), radius * self.side
         ImageDraw.Draw(self.image, "RGBA").ellipse((cx - reach, cy - reach, cx + reach, cy + reach), fill=colour)
 
-    def sprite(self, sprite: Sprite, x: float, y: float, height: float, angle: float = 0.0, look: Look = PLAIN) -> None:
-        """Draws a sprite centred on (x, y), `height` tall, turned by `angle` radians clockwise, with sub-pixel placement."""
+    def sprite(
+        self, sprite: Sprite, x: float, y: float, height: float, angle: float = 0.0, look: Look = PLAIN, width: float = 1.0
+    ) -> None:
+        """Draws a sprite centred on (x, y), `height` tall, turned by `angle` radians clockwise, with sub-pixel placement.
+
+        `width` multiplies its usual width; negative ones mirror it.
+        """
         (cx, cy), tall = self._pixels(x, y), height * self.side
         if tall < 1:
             return
-        level = sprite.at(tall)
+        # One that is drawn narrower loses detail in both directions, halfway between what either could show.
+        level = sprite.at(tall * min(1.0, abs(width)) ** 0.5)
         scale = level.height / tall
         cos, sin = math.cos(angle), math.sin(angle)
-        half_width = (abs(cos) * level.width + abs(sin) * level.height) / scale / 2 + 1
-        half_height = (abs(sin) * level.width + abs(cos) * level.height) / scale / 2 + 1
+        wide = abs(width) * level.width
+        half_width = (abs(cos) * wide + abs(sin) * level.height) / scale / 2 + 1
+        half_height = (abs(sin) * wide + abs(cos) * level.height) / scale / 2 + 1
         left, top = max(math.floor(cx - half_width), 0), max(math.floor(cy - half_height), 0)
         right, bottom = min(math.ceil(cx + half_width), self.image.width), min(math.ceil(cy + half_height), self.image.height)
         if right <= left or bottom <= top:
             return
         # From a pixel of the patch back to a pixel of the sprite: turn, scale, and mirror.
-        mirror = -1 if look.mirrored else 1
-        ax, bx = mirror * cos * scale, mirror * sin * scale
+        across = (-scale if look.mirrored else scale) / width
+        ax, bx = across * cos, across * sin
         ay, by = -sin * scale, cos * scale
         dx, dy = left - cx, top - cy
         matrix = (ax, bx, ax * dx + bx * dy + level.width / 2, ay, by, ay * dx + by * dy + level.height / 2)

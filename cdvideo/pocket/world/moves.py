@@ -37,21 +37,26 @@ MARGIN = 0.25
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a subject is: its centre, its height, and how far it is turned."""
+    """Where a subject is: its centre, its height, how far it leans, and how wide it looks (1: seen from the front, negative: from behind)."""
 
     x: float
     y: float
     height: float
     angle: float = 0.0
+    width: float = 1.0
+
+
+EDGE = 0.2
+"""How wide a drawing turned sideways looks still."""
 
 
 def moved(rest: Pose, motion: str | None, moment: float, amplitude: float = 1.0, phase: float = 0.0) -> Pose:
     """The pose at a moment of a motion (None: a gentle sway) that starts from `rest`.
 
-    Nods begin upright and spins go clockwise: a motion module learns what it can tell from a frame's number long before what sixteen
-    frames have to agree on.
+    Nods begin upright and turn about the subject's base; spins begin facing us and turn once about the upright axis: a motion module learns
+    what it can tell from a frame's number long before what sixteen frames have to agree on.
     """
-    x, y, height, angle = rest.x, rest.y, rest.height, rest.angle
+    x, y, height, angle, width = rest.x, rest.y, rest.height, rest.angle, rest.width
     if motion in ("left", "right"):
         sign = 1 if motion == "right" else -1
         x += sign * 0.44 * amplitude * (moment - 0.5)
@@ -60,8 +65,11 @@ def moved(rest: Pose, motion: str | None, moment: float, amplitude: float = 1.0,
         y -= 0.2 * amplitude * abs(math.sin(2 * math.pi * moment + phase))
     elif motion == "nod":
         angle += 0.3 * amplitude * math.sin(4 * math.pi * moment)
+        x += height / 2 * math.sin(angle)
+        y += height / 2 * (1 - math.cos(angle))
     elif motion == "spin":
-        angle += 2 * math.pi * moment
+        facing = math.cos(2 * math.pi * moment)
+        width *= math.copysign(max(abs(facing), EDGE), facing)
     elif motion == "float":
         y += 0.12 - 0.36 * amplitude * moment
         angle += 0.08 * math.sin(2 * math.pi * (moment + phase))
@@ -70,7 +78,7 @@ def moved(rest: Pose, motion: str | None, moment: float, amplitude: float = 1.0,
     else:
         angle += 0.05 * math.sin(2 * math.pi * (moment + phase))
         y += 0.01 * math.sin(4 * math.pi * (moment + phase))
-    return Pose(x, y, height, angle)
+    return Pose(x, y, height, angle, width)
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ class View:
             0.5 + (dx * sin + dy * cos) / self.side,
             pose.height / self.side,
             pose.angle - self.angle,
+            pose.width,
         )
 
 

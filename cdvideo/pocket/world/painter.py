@@ -37,8 +37,9 @@ class Painter:
         pose = _in_place(scene, moment)
         cos, sin = math.cos(pose.angle), math.sin(pose.angle)
         for sprite, dx, dy, height, look in self._layers(scene):
+            dx *= pose.width
             x, y = pose.x + pose.height * (dx * cos - dy * sin), pose.y + pose.height * (dx * sin + dy * cos)
-            canvas.sprite(sprite, x, y, height * pose.height, pose.angle, look)
+            canvas.sprite(sprite, x, y, height * pose.height, pose.angle, look, pose.width)
         seen = view(scene.camera, moment, scene.amplitude)
         picture = canvas.seen(seen.x, seen.y, seen.side, seen.angle) if scene.camera else canvas.picture()
         return picture.filter(ImageFilter.GaussianBlur(BLUR * side)) if scene.blurred else picture

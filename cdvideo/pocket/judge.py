@@ -146,7 +146,7 @@ class Judge:
     def motion(self, frames: NDArray[np.uint8]) -> str | None:
         """The subject's motion in a clip (F, height, width, 3) before a camera at rest; None where it stays where it is."""
         poses = self.look(frames).poses
-        return motion_of(poses, tilts(frames, poses))
+        return motion_of(poses, *turns(frames, poses))
 
     @torch.no_grad()
     def _read(self, frames: NDArray[np.uint8]) -> tuple[dict[str, Tensor], Tensor]:
@@ -176,61 +176,64 @@ ENOUGH = 0.45
 """The share of a motion's usual strength from which on it is seen."""
 
 
-def motion_of(track: NDArray[np.floating], tilt: NDArray[np.floating]) -> str | None:
+def motion_of(track: NDArray[np.floating], tilt: NDArray[np.floating], width: NDArray[np.floating]) -> str | None:
     """The motion of a subject whose pose (x, y, height, angle) at each frame of one clip is `track` (F, 4); None for none of them.
 
-    `tilt` (F,) is how far it leans at each frame, see `tilts`. Seven strengths are measured, each 1 for a motion as the picture world
-    usually makes it, and the strongest wins. They rest on medians over the clip (the turns on a mean), so that a frame that is misread does
-    little.
+    `tilt` and `width` (F,) are how far it leans and how wide it looks at each frame, see `turns`. Seven strengths are measured, each 1 for
+    a motion as the picture world usually makes it, and the strongest wins. They rest on medians over the clip (the spin, narrow only
+    for moments, on a mean), so that a frame that is misread does little.
     """
     if track.ndim != 2 or track.shape[1] != 4 or len(track) < 4:
         raise ValueError(f"a track is (frames, 4) with at least four frames, not {track.shape}")
     moments = np.arange(len(track)) / len(track)
     x, y, growth = (_slope(moments, values) for values in (track[:, 0], track[:, 1], np.log(track[:, 2])))
-    turning = np.exp(1j * track[:, 3])
-    turns = max(abs(np.mean(turning * np.exp(sign * 2j * np.pi * moments))) for sign in (1, -1))
     strengths = {
         "left": -x / 0.44,
         "right": x / 0.44,
         "float": -y / 0.36,
         "approach": growth / 0.6,
-        "spin": float(turns),
         "jump": _spread(moments, track[:, 1]) / 0.049,
-        "nod": _spread(moments, tilt) / 0.15 if turns < ENOUGH else 0.0,
+        "nod": _spread(moments, tilt) / 0.15,
+        "spin": float(np.mean(np.abs(width - np.median(width)))) / 0.23,
     }
     strongest = max(strengths, key=lambda name: strengths[name])
     return strongest if strengths[strongest] >= ENOUGH else None
 
 
-LEANS = torch.linspace(-0.75, 0.75, 31)
-"""The turns that `tilts` tries, in radians."""
+LEANS, WIDTHS_SEEN = torch.linspace(-0.75, 0.75, 31), torch.linspace(0.2, 0.9, 8)
+"""The turns in the picture that `turns` tries, in radians, and the widths of a subject that turns about its upright axis."""
 CELLS, REACH = 32, 0.55
 
 
 @torch.no_grad()
-def tilts(frames: NDArray[np.uint8], poses: NDArray[np.floating]) -> NDArray[np.floating]:
-    """How far a subject leans in each frame (F, side, side, 3), against the first, in radians clockwise, (F,).
+def turns(frames: NDArray[np.uint8], poses: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """How far a subject leans in each frame (F, side, side, 3), in radians clockwise, and how wide it looks, both (F,) against the first.
 
-    The network reads a small lean as even smaller. So the first frame's subject is turned about its centre, which `poses` (F, 4) gives,
-    until it looks most like each frame's: the best normalised correlation in a soft window over it.
+    The network reads a small lean as even smaller, and no width at all. So the first frame's subject is leaned, or narrowed and perhaps
+    mirrored, about its centre, which `poses` (F, 4) gives, until it looks most like each frame's: the best normalised correlation in a soft
+    window over it.
     """
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, CELLS)] * 2, indexing="ij")
     window = torch.exp(-2 * (x**2 + y**2))
     pictures = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float()
+    narrowed = torch.cat([-torch.ones(1), -WIDTHS_SEEN, WIDTHS_SEEN])
+    leans = torch.cat([LEANS, torch.zeros(len(narrowed))])
+    widths = torch.cat([torch.ones(len(LEANS)), narrowed])
 
-    def cut(index: int, angles: Tensor) -> Tensor:
-        """The subject seen turned back by each angle, (A, D), each of length 1."""
+    def cut(index: int, leans: Tensor, widths: Tensor) -> Tensor:
+        """The subject seen with each lean and width undone, (A, D), each of length 1."""
         centre_x, centre_y, height = (float(value) for value in poses[index, :3])
-        cos, sin = angles.cos()[:, None, None], angles.sin()[:, None, None]
-        way = REACH * height
-        places = torch.stack([centre_x + way * (cos * x - sin * y), centre_y + way * (sin * x + cos * y)], -1) * 2 - 1
-        picture = pictures[index].expand(len(angles), -1, -1, -1)
+        cos, sin = leans.cos()[:, None, None], leans.sin()[:, None, None]
+        way, across = REACH * height, widths[:, None, None] * x
+        places = torch.stack([centre_x + way * (cos * across - sin * y), centre_y + way * (sin * across + cos * y)], -1) * 2 - 1
+        picture = pictures[index].expand(len(leans), -1, -1, -1)
         values = F.grid_sample(picture, places, padding_mode="border", align_corners=False)
         values = (values - (values * window).sum((2, 3), keepdim=True) / window.sum()) * window.sqrt()
         return F.normalize(values.flatten(1), dim=1)
 
-    first = cut(0, torch.zeros(1))[0]
-    return np.array([float(LEANS[(cut(index, LEANS) @ first).argmax()]) for index in range(len(pictures))])
+    first = cut(0, torch.zeros(1), torch.ones(1))[0]
+    likeliest = torch.tensor([int((cut(index, leans, widths) @ first).argmax()) for index in range(len(pictures))])
+    return leans[likeliest].numpy(), widths[likeliest].abs().numpy()
 
 
 def _slope(moments: NDArray[np.floating], values: NDArray[np.floating]) -> float:

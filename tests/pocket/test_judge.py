@@ -128,10 +128,14 @@ def test_a_saved_judge_sees_what_it_saw(untrained, tmp_path):
 
 
 def track(**changes) -> np.ndarray:
-    """Sixteen poses of a subject that sways a little, with `changes` to x, y, height or angle at each moment."""
+    """Sixteen poses and widths (16, 5) of a subject that sways a little, with `changes` to x, y, height, angle or width at each moment."""
     moments = np.arange(16) / 16
-    rest = {"x": 0.5, "y": 0.55, "height": 0.6, "angle": 0.05 * np.sin(2 * np.pi * moments)}
+    rest = {"x": 0.5, "y": 0.55, "height": 0.6, "angle": 0.05 * np.sin(2 * np.pi * moments), "width": 1.0}
     return np.stack([np.broadcast_to(changes.get(name, value), 16) for name, value in rest.items()], -1)
+
+
+def named(track: np.ndarray) -> str | None:
+    return judge.motion_of(track[:, :4], track[:, 3], np.abs(track[:, 4]))
 
 
 T = np.arange(16) / 16
@@ -148,17 +152,18 @@ T = np.arange(16) / 16
         ("float", {"y": 0.7 - 0.3 * T}),
         ("approach", {"height": 0.4 * (1 + 0.8 * T)}),
         ("nod", {"angle": 0.3 * np.sin(4 * np.pi * T + 1)}),
-        ("spin", {"angle": (2 * np.pi * T + np.pi) % (2 * np.pi) - np.pi}),
-        ("spin", {"angle": -(2 * np.pi * T) % (2 * np.pi)}),
+        ("nod", {"angle": 0.3 * np.sin(4 * np.pi * T), "x": 0.5 + 0.09 * np.sin(4 * np.pi * T)}),
+        ("spin", {"width": np.cos(2 * np.pi * T).clip(0.2) + np.cos(2 * np.pi * T).clip(None, -0.2)}),
+        ("spin", {"width": np.abs(np.cos(2 * np.pi * T + 1))}),
     ],
 )
 def test_motions_are_told_from_poses(motion, changes):
     poses = track(**changes)
-    assert judge.motion_of(poses, poses[:, 3]) == motion
-    noisy = poses + np.random.default_rng(0).normal(0, (0.01, 0.01, 0.02, 0.04), poses.shape)
-    assert judge.motion_of(noisy, noisy[:, 3]) == motion
-    poses[5] = (0.2, 0.3, 0.4, 1.5)
-    assert judge.motion_of(poses, poses[:, 3]) == motion, "one frame is misread"
+    assert named(poses) == motion
+    noisy = poses + np.random.default_rng(0).normal(0, (0.01, 0.01, 0.02, 0.04, 0.04), poses.shape)
+    assert named(noisy) == motion
+    poses[5] = (0.2, 0.3, 0.4, 1.5, 0.2)
+    assert named(poses) == motion, "one frame is misread"
 
 
 @pytest.mark.parametrize("motion", [None, *MOTIONS])
@@ -166,7 +171,7 @@ def test_motions_are_told_from_poses(motion, changes):
 @pytest.mark.parametrize("amplitude", [0.85, 1.15])
 def test_the_worlds_own_tracks_are_named_as_they_were_made(motion, phase, amplitude):
     poses = np.array([tuple(vars(moved(Pose(0.5, 0.55, 0.6), motion, at, amplitude, phase)).values()) for at in T])
-    assert judge.motion_of(poses, poses[:, 3]) == motion
+    assert named(poses) == motion
 
 
 def test_a_lean_is_read_from_the_pictures():
@@ -181,13 +186,27 @@ def test_a_lean_is_read_from_the_pictures():
         draw.circle((57 + cos * 10 + sin * 12, 77 + sin * 10 - cos * 12), 6, fill=(20, 20, 20))
         frames.append(np.asarray(picture))
     poses = np.tile([57.5 / 128, 77.5 / 128, 0.6, 0.0], (len(leans), 1))
-    assert np.abs(judge.tilts(np.stack(frames), poses) - leans).max() <= 0.05
+    leaned, wide = judge.turns(np.stack(frames), poses)
+    assert np.abs(leaned - leans).max() <= 0.05 and (wide == 1).all()
+
+
+def test_a_width_is_read_from_the_pictures():
+    widths = np.array([1.0, 0.7, 0.3, -0.2, -0.6, -1.0, 0.9])
+    frames = []
+    for width in widths:
+        picture = Image.new("RGB", (128, 128), (90, 160, 200))
+        draw = ImageDraw.Draw(picture)
+        draw.polygon([(57 + width * x, 77 + y) for x, y in [(-30, -30), (30, -30), (12, 34), (-24, 30)]], fill=(150, 90, 40))
+        draw.ellipse((57 + width * 10 - abs(width) * 6, 59, 57 + width * 10 + abs(width) * 6, 71), fill=(20, 20, 20))
+        frames.append(np.asarray(picture))
+    leaned, wide = judge.turns(np.stack(frames), np.tile([57.5 / 128, 77.5 / 128, 0.6, 0.0], (len(widths), 1)))
+    assert np.abs(wide - np.abs(widths)).max() <= 0.1 and np.abs(leaned).max() < 1e-6
 
 
 def test_a_track_needs_frames_and_poses():
     for shape in ((16, 3), (3, 4), (4,)):
         with pytest.raises(ValueError, match="at least four frames"):
-            judge.motion_of(np.ones(shape), np.zeros(shape[0]))
+            judge.motion_of(np.ones(shape), np.zeros(shape[0]), np.ones(shape[0]))
 
 
 def test_targets_hold_both_subjects_and_the_options_own_order():

@@ -120,7 +120,7 @@ def test_motions_go_where_they_are_named(painter, motion):
     scene = bear(place="white", motion=motion, height=0.4)
     places = [centre(frame) for frame in painter.clip(scene, 16)]
     x, y, area = (np.array(values, float) for values in zip(*places, strict=True))
-    turns = [painter.pose(scene, moment / 16).angle for moment in range(16)]
+    poses = [painter.pose(scene, moment / 16) for moment in range(16)]
     if motion in ("left", "right"):
         assert (x[-1] - x[0]) * (1 if motion == "right" else -1) > 30
     elif motion == "jump":
@@ -129,9 +129,18 @@ def test_motions_go_where_they_are_named(painter, motion):
         assert area[-1] > 1.5 * area[0]
     elif motion == "float":
         assert y[0] - y[-1] > 30
+    elif motion == "nod":
+        assert np.ptp([pose.angle for pose in poses]) > 0.4
+        assert 6 < np.ptp(x) < 20 and abs(x.mean() - x[0]) < 1 and np.ptp(y) < 4, "about its base"
     else:
         assert np.ptp(x) < 2 and np.ptp(y) < 3
-        assert np.ptp(turns) > (5 if motion == "spin" else 0.4)
+        assert area[4] < 0.3 * area[0] and area[8] == pytest.approx(area[0], rel=0.02) and poses[8].width == -1
+
+
+def test_a_spinning_subject_is_seen_from_behind_in_a_mirror(painter):
+    scene = bear(place="white", motion="spin", held="balloon", x=0.5)
+    front, behind = (np.asarray(painter.frame(scene, moment), float) for moment in (0.0, 0.5))
+    assert np.abs(behind - front[:, ::-1]).mean() < 0.5 < 1 < np.abs(behind - front).mean()
 
 
 @pytest.mark.parametrize("camera", CAMERAS)

@@ -34,7 +34,7 @@ READ: Labels = {name: LABELS[name] for name in ("subject", "worn", "held", "plac
 EMPTY = 0.04
 """The share of training pictures that show a place and nothing else."""
 TINTED, TURNED, TILTED = 0.15, 0.12, 0.35
-"""The shares of training scenes that are tinted, turned to any angle, or tilted a little, besides those that are so already.
+"""The shares of training scenes that are tinted, turned about their upright axis, or tilted, besides those that are so already.
 
 All three take many to learn: where hardly a picture is tilted, a nodding subject is said to stand upright.
 """

@@ -85,9 +85,7 @@ class Canvas:
         (cx, cy), reach = self._pixels(x, y), radius * self.side
         ImageDraw.Draw(self.image, "RGBA").ellipse((cx - reach, cy - reach, cx + reach, cy + reach), fill=colour)
 
-    def sprite(
-        self, sprite: Sprite, x: float, y: float, height: float, angle: float = 0.0, look: Look = PLAIN, width: float = 1.0
-    ) -> None:
+    def sprite(self, sprite: Sprite, x: float, y: float, height: float, angle: float = 0.0, look: Look = PLAIN, width: float = 1.0) -> None:
         """Draws a sprite centred on (x, y), `height` tall, turned by `angle` radians clockwise, with sub-pixel placement.
 
         `width` multiplies its usual width; negative ones mirror it.

@@ -37,7 +37,7 @@ MARGIN = 0.25
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a subject is: its centre, its height, how far it leans, and how wide it looks (1: seen from the front, negative: from behind)."""
+    """Where a subject is: its centre, its height, how far it leans, how wide it looks (1: from the front; negative: from behind)."""
 
     x: float
     y: float

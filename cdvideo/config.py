@@ -63,7 +63,7 @@ class TrainConfig(FrozenModel):
     prior_weight: float | None = Field(None, ge=0, description="weight of prior preservation; the method's own by default")
     num_class_images: int = Field(40, ge=1, le=10_000, description="pictures of the class that the base draws for prior preservation")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
-    samples_every: int = Field(0, ge=0, description="steps between rows of the sample sheet; a multiple of checkpoint_every; 0 draws none")
+    samples_every: int = Field(0, ge=0, description="steps between rows of the sample sheet; 0 draws none")
     sample_prompts: list[str] = Field([], description="the prompts of the sample sheet; a few usual ones by default")
     keep: Literal["last", "best"] = Field("last", description="which checkpoint becomes the concept; best needs samples_every")
     log: Annotated[tuple[Literal["tensorboard", "wandb"], ...], BeforeValidator(listed)] = Field((), description="logs beside log.jsonl")
@@ -81,8 +81,6 @@ class TrainConfig(FrozenModel):
         tokens = [subject.token for subject in self.subjects]
         if len(set(tokens)) < len(tokens):
             raise ValueError(f"two concepts share a token: {', '.join(map(str, tokens))}")
-        if self.samples_every % self.checkpoint_every:
-            raise ValueError(f"samples_every ({self.samples_every}) is no multiple of checkpoint_every ({self.checkpoint_every})")
         if self.keep == "best" and not self.samples_every:
             raise ValueError("keep: best judges the samples; give samples_every")
         return self

@@ -23,37 +23,54 @@ _NAME_WIDTH, _CAPTION_WIDTH = 40, 26
 
 def check_images(images: Path, *, base_name: str | None, device: str, dtype: str, given: dict[str, Any]) -> int:
     """Prints the report on a folder (or a training's YAML file) and returns the exit code: 0 where it can be trained on, 2 where not."""
-    settings = {name: given.get(name) for name in ("class_word", "token", "steps", "batch_size")} | {"base": base_name}
-    if images.suffix not in (".yaml", ".yml"):
-        return _check_one(images, images, settings, device=device, dtype=dtype)
     from cdvideo.config import TrainConfig, load_yaml
+    from cdvideo.train.cost import Recipe
 
-    config = load_yaml(images, TrainConfig)
-    shared = {name: getattr(config, name) if settings[name] is None else settings[name] for name in ("steps", "batch_size", "base")}
+    options = {name: value for name, value in {**given, "base": base_name}.items() if value is not None and value != ()}
+    config = load_yaml(images, TrainConfig) if images.suffix in (".yaml", ".yml") else None
+    settings = {**(config.model_dump(exclude_unset=True) if config else {}), **options}
+    named = {"cache_latents": "cached_views"}
+    kept = ("method", "steps", "batch_size", "accumulate", "prior_weight", "cache_latents", "gradient_checkpointing", "optimizer")
+    recipe = {named.get(name, name): settings[name] for name in kept if settings.get(name) is not None}
+    shared = {"base": settings.get("base"), "device": device, "dtype": dtype}
+    if config is None:
+        words = {"class_word": settings.get("class_word"), "token": settings.get("token")}
+        return _check_one(images, _command(images, options), {**shared, **words, "recipe": Recipe(**recipe)})
+    subjects = config.subjects
+    shared["recipe"] = Recipe(**recipe, num_concepts=len(subjects))
     codes = []
-    for subject in config.subjects:
-        words = {"class_word": settings["class_word"] or subject.class_word, "token": settings["token"] or subject.token}
-        codes.append(_check_one(subject.images, images, {**shared, **words}, device=device, dtype=dtype))
+    for number, subject in enumerate(subjects):
+        words = {"class_word": options.get("class_word") or subject.class_word, "token": options.get("token") or subject.token}
+        one = {**shared, **words, "number": number, "initializer": subject.initializer}
+        codes.append(_check_one(subject.images, _command(images, options), one))
     return max(codes)
 
 
-def _check_one(folder: Path, command_for: Path, settings: dict[str, Any], *, device: str, dtype: str) -> int:
+def _check_one(folder: Path, command: list[str], settings: dict[str, Any]) -> int:
     from tqdm import tqdm
 
     from cdvideo.train.check import check_photos
 
     chosen = {name: value for name, value in settings.items() if value is not None}
     with tqdm(desc="looking at", bar_format="{desc}", leave=False, disable=None) as bar:
-        report = check_photos(
-            folder, device=device, dtype=dtype, on_step=lambda what: bar.set_description_str(f"looking at {what}"), **chosen
-        )
-    for line in render(report, command_for=command_for):
+        report = check_photos(folder, on_step=lambda what: bar.set_description_str(f"looking at {what}"), **chosen)
+    for line in render(report, command):
         click.echo(line)
     return 0 if report.ready else 2
 
 
-def render(report: PhotoReport, command_for: Path | None = None) -> list[str]:
-    """The report in lines, styled; `command_for` is what the user will name to `cdvideo train`, by default the report's folder."""
+def _command(images: Path, options: dict[str, Any]) -> list[str]:
+    """The words of the command that trains as the options say."""
+    words = ["cdvideo", "train", str(images)]
+    for name, value in options.items():
+        option = f"--{name.removesuffix('_word').replace('_', '-')}"
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [option] if one is True else [option, str(one)]
+    return words
+
+
+def render(report: PhotoReport, command: Sequence[str]) -> list[str]:
+    """The report in lines, styled; `command` are the words of the training's command, which lacks the class where it was not named."""
     lines = [click.style(f"{_shown(report.folder)}: {_count(report.photos)}", bold=True), ""]
     lines += _table(report.photos)
     lines.append("")
@@ -67,7 +84,7 @@ def render(report: PhotoReport, command_for: Path | None = None) -> list[str]:
     lines.append("")
     if report.mend:
         return lines + [line for problem in report.mend for line in _fact("mend", problem, fg="red")]
-    return [*lines, *_fact("ready", _command(report, command_for or report.folder), fg="green", wrap=False)]
+    return [*lines, *_fact("ready", _ready(report, command), fg="green", wrap=False)]
 
 
 def _count(photos: Sequence[PhotoEntry]) -> str:
@@ -155,13 +172,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _command(report: PhotoReport, images: Path) -> str:
-    words = ["cdvideo", "train", str(images)]
-    named = report.words.class_word if report.words.class_id is not None or report.words.token_id is None else None
-    if images.suffix not in (".yaml", ".yml"):
-        words += ["--class", named or "WORD"]
-        words += ["--token", report.words.token] if report.words.token != "V*" else []
-        words += ["--base", report.base.name] if report.base.name != "pocket" else []
+def _ready(report: PhotoReport, command: Sequence[str]) -> str:
+    words = list(command)
+    if report.words.suggested:
+        named = report.words.class_word if report.words.class_id is not None or report.words.token_id is None else None
+        words[3:3] = ["--class", named or "WORD"]
     return " ".join(shlex.quote(_shown(word)) for word in words)
 
 

@@ -35,18 +35,21 @@ from cdvideo.cli.options import device_options, offline_option
 )
 @click.option("--prior-weight", type=click.FloatRange(min=0), help="Weight of prior preservation; 1.0 for dreambooth and svdiff, else 0.")
 @click.option("--num-class-images", type=click.IntRange(min=1), metavar="N", help="Pictures of the class to draw for that; 40 by default.")
-@click.option("--class-images", type=click.Path(path_type=Path), metavar="DIR", help="PNG pictures of the class, instead of drawn ones.")
+@click.option("--class-images", type=click.Path(path_type=Path), metavar="DIR", help="Pictures of the class, instead of drawn ones.")
 @click.option("--checkpoint-every", type=click.IntRange(min=1), metavar="N", help="Steps between checkpoints; 50 by default.")
 @click.option("--samples-every", type=click.IntRange(min=0), metavar="N", help="Draw fixed prompts every N steps into one sheet.")
 @click.option("--keep", type=click.Choice(["last", "best"]), help="Which checkpoint becomes the concept; best judges the samples.")
 @click.option("--log", type=click.Choice(["tensorboard", "wandb"]), multiple=True, help="Log there too, besides log.jsonl.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random draw; 0 by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="The concept file; concepts/WORD.safetensors by default.")
+@click.option("--overwrite", is_flag=True, help="Replace a concept that is there already.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted training.")
 @click.option("--check", is_flag=True, help="Only look at the photos, and say what is wrong and what the training will take.")
 @device_options
 @offline_option
-def command(images: Path, base_name: str | None, device: str, dtype: str, offline: bool, resume: bool, check: bool, **given: Any) -> None:
+def command(
+    images: Path, base_name: str | None, device: str, dtype: str, offline: bool, overwrite: bool, resume: bool, check: bool, **given: Any
+) -> None:
     """Learn a subject from a folder of 4-7 photos, or as a CONFIG.yaml says.
 
     \b
@@ -62,13 +65,13 @@ def command(images: Path, base_name: str | None, device: str, dtype: str, offlin
 
         click.get_current_context().exit(check_images(images, base_name=base_name, device=device, dtype=dtype, given=given))
     from cdvideo.errors import UserError
-    from cdvideo.files import check_writable
+    from cdvideo.files import check_free
 
     settings = _settings(images, base=base_name, **given)
     out = settings.concept_path
     if out.suffix != ".safetensors":
         raise UserError(f"a concept is a .safetensors file, not {out}", remedy=f"use --out {out.with_suffix('.safetensors')}")
-    check_writable(out)
+    check_free([out], overwrite=overwrite or resume)
     from cdvideo.cli.training import train_concept
 
     train_concept(settings, out, device=device, dtype=dtype, offline=offline, resume=resume)

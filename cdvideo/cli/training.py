@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from cdvideo import base, train
 from cdvideo.concept import Concept, Looks
-from cdvideo.config import SubjectConfig, TrainConfig
+from cdvideo.config import TrainConfig
 from cdvideo.errors import UserError, UserNote
 from cdvideo.train.journal import Journal, Scorer, journal_folder
-from cdvideo.train.previews import class_pictures
+from cdvideo.train.optimisers import check_optimizer
+from cdvideo.train.previews import class_pictures, read_class_pictures
 from cdvideo.train.processes import Processes
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 def train_concept(
     settings: TrainConfig, out: Path, *, device: str = "auto", dtype: str = "auto", offline: bool = False, resume: bool = False
 ) -> Concept:
+    check_optimizer(settings.optimizer)
     named = {str(subject.token): subject for subject in settings.subjects}
     photos = {token: train.load_photos(one.images, token=token, class_word=one.class_word) for token, one in named.items()}
     loaded = base.load(settings.base, device=device, dtype=dtype, offline=offline)
@@ -66,9 +68,14 @@ def train_concept(
             resume=resume,
         )
     of_classes = None
+    given = {one.class_word: one.class_images for one in named.values() if one.class_images}
+    if given and not prior_weight:
+        note = f"no prior preservation with {settings.method}: the pictures in {', '.join(map(str, given.values()))} are not used"
+        warnings.warn(f"{note}; --prior-weight 1 uses them", UserNote, stacklevel=1)
     if prior_weight:
+        words = list(dict.fromkeys(one.class_word for one in named.values()))
         with processes.first_before_others():
-            of_classes = _class_pictures(loaded, list(named.values()), journal_folder(out), settings.num_class_images)
+            of_classes = _class_pictures(loaded, words, given, journal_folder(out), settings.num_class_images)
     what = f"learning {', '.join(named)} from {sum(map(len, photos.values()))} photos"
     with tqdm(desc=what, unit="step", total=steps, dynamic_ncols=True, disable=journal is None) as bar, closing(processes):
 
@@ -99,6 +106,7 @@ def train_concept(
                 optimizer=settings.optimizer,
                 seed=settings.seed,
                 checkpoint_every=settings.checkpoint_every,
+                milestone_every=settings.samples_every or None,
                 keep_best=settings.keep == "best",
                 resume=resume,
                 on_step=on_step,
@@ -109,20 +117,20 @@ def train_concept(
                 journal.close()
 
 
-def _class_pictures(loaded: base.Base, subjects: list[SubjectConfig], folder: Path, count: int) -> dict[str, list[Image]]:
-    words = {one.class_word: one.class_images for one in subjects}
+def _class_pictures(loaded: base.Base, words: list[str], given: dict[str, Path], folder: Path, count: int) -> dict[str, list[Image]]:
+    """By class word, the pictures that the user gave, or else those that the base draws."""
     found = {}
-    for word, given in words.items():
-        if given is not None and not any(given.glob("*.png")):
-            raise UserError(f"no PNG pictures of the class in {given}", remedy="put some there, or leave class_images out")
-        number = len(list(given.glob("*.png"))) if given else count
-        what = f"pictures of a {word} for prior preservation"
-        with tqdm(total=number, desc=what, unit="picture", dynamic_ncols=True, disable=bool(given)) as bar:
+    for word in words:
+        if word in given:
+            found[word] = read_class_pictures(loaded, given[word])
+            continue
+        with tqdm(total=count, desc=f"pictures of a {word} for prior preservation", unit="picture", dynamic_ncols=True) as bar:
 
             def drawn(done: int, bar: Any = bar) -> None:
                 bar.update(done - bar.n)
 
-            found[word] = class_pictures(loaded, word, given or folder / f"class-{word}", number, on_picture=drawn)
+            own = folder / f"class-{word}-{loaded.fingerprint[:8]}"
+            found[word] = class_pictures(loaded, word, own, count, on_picture=drawn)
     return found
 
 

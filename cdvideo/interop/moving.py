@@ -71,12 +71,22 @@ def movement(base: Base, concept: Concept) -> Movement:
     whole = concept.expanded(weights).tuned
     moved = {name: float((whole[name].to(weight) - weight).norm()) for name, weight in weights.items()}
     norms = {name: float(weight.norm()) for name, weight in weights.items()}
+    header = concept.header
     tokens = {
-        token: _token_movement(base, concept.embeddings[token], class_word, base.preset.initializer(number) or class_word)
-        for number, (token, class_word) in enumerate(zip(concept.header.tokens, concept.header.class_words, strict=True))
+        token: _token_movement(base, concept.embeddings[token], class_word, start)
+        for token, class_word, start in zip(header.tokens, header.class_words, _starts(base, concept), strict=True)
     }
     layers = {name: relative(moved[name], norms[name]) for name in weights}
     return Movement(layers=layers, relative_change=relative(root_sum_square(moved), root_sum_square(norms)), tokens=tokens)
+
+
+def _starts(base: Base, concept: Concept) -> list[str]:
+    """The words whose embeddings the tokens started from: as the training noted them, else those that the base starts from."""
+    training = concept.header.training
+    parts = [(part["tokens"].values(), part["training"]) for part in training.get("merged", [])] or [(concept.header.tokens, training)]
+    noted = {token: word for tokens, one in parts for token, word in zip(tokens, one.get("initializers", []), strict=False)}
+    usual = enumerate(zip(concept.header.tokens, concept.header.class_words, strict=True))
+    return [noted.get(token) or base.preset.initializer(number) or class_word for number, (token, class_word) in usual]
 
 
 def _token_movement(base: Base, row: Tensor, class_word: str, start: str) -> TokenMovement:

@@ -35,8 +35,12 @@ def sample_generator(*key: int | str) -> torch.Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A drawn view: its caption, its mask (h, w), and its pixels (3, H, W) or, where they are cached, its posterior's moments (C, h, w)."""
+    """A drawn view: its photo's name, its caption and its mask (h, w).
 
+    Either its pixels (3, H, W) are there or, where it is cached, its posterior's moments (C, h, w).
+    """
+
+    name: str
     caption: str
     mask: Tensor
     pixels: Tensor | None = None
@@ -64,29 +68,22 @@ class FreshViews:
         example = self.examples[int(torch.randint(len(self.examples), (1,), generator=generator))]
         view = self.view(example, generator)
         mask = view.mask if self.augmented else torch.ones_like(view.mask)
-        return Picture(caption=view.caption, mask=mask, pixels=view.pixels)
+        return Picture(name=example.name, caption=view.caption, mask=mask, pixels=view.pixels)
 
 
 class CachedViews:
     """`count` views of each example, encoded once. Latents are still sampled from their posteriors at every step."""
 
     def __init__(self, base: Base, views: FreshViews, count: int, seed: int) -> None:
-        drawn = [
-            views.view(example, sample_generator(seed, "cached view", number, index))
-            for number, example in enumerate(views.examples)
-            for index in range(count)
-        ]
-        means, stds = [], []
-        for start in range(0, len(drawn), ENCODED_AT_ONCE):
-            mean, std = base.moments(torch.stack([view.pixels for view in drawn[start : start + ENCODED_AT_ONCE]]))
-            means.append(mean.float().cpu())
-            stds.append(std.float().cpu())
-        rows = zip(drawn, torch.cat(means), torch.cat(stds), strict=True)
-        whole = not views.augmented
-        self.pictures = [
-            Picture(caption=view.caption, mask=torch.ones_like(view.mask) if whole else view.mask, mean=mean, std=std)
-            for view, mean, std in rows
-        ]
+        wanted = [(number, example, index) for number, example in enumerate(views.examples) for index in range(count)]
+        self.pictures: list[Picture] = []
+        for start in range(0, len(wanted), ENCODED_AT_ONCE):
+            some = wanted[start : start + ENCODED_AT_ONCE]
+            drawn = [views.view(example, sample_generator(seed, "cached view", number, index)) for number, example, index in some]
+            mean, std = base.moments(torch.stack([view.pixels for view in drawn]))
+            for (_, example, _), view, own_mean, own_std in zip(some, drawn, mean.float().cpu(), std.float().cpu(), strict=True):
+                mask = view.mask if views.augmented else torch.ones_like(view.mask)
+                self.pictures.append(Picture(name=example.name, caption=view.caption, mask=mask, mean=own_mean, std=own_std))
 
     def draw(self, generator: torch.Generator) -> Picture:
         return self.pictures[int(torch.randint(len(self.pictures), (1,), generator=generator))]
@@ -94,12 +91,13 @@ class CachedViews:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Captions and their ids (B, L); pixels (B, 3, H, W) or moments (B, C, h, w) each; masks (B, h, w); and all noise that is drawn.
+    """Names, captions and their ids (B, L); pixels (B, 3, H, W) or moments (B, C, h, w) each; masks (B, h, w); and all noise that is drawn.
 
     `posterior_noise` samples the latents, `noise` (B, C, h, w) is what is to be predicted at `timesteps` (B,). The last `num_prior`
     samples are those of prior preservation.
     """
 
+    names: list[str]
     captions: list[str]
     ids: Tensor
     mask: Tensor
@@ -142,6 +140,7 @@ class Batches:
             pictures += [self.prior.draw(generator) for generator in own]
         captions = [picture.caption for picture in pictures]
         return Batch(
+            names=[picture.name for picture in pictures],
             captions=captions,
             ids=token_ids(self.tokenizer, captions),
             mask=torch.stack([picture.mask for picture in pictures]),

@@ -28,7 +28,7 @@ from cdvideo.base.single_file import shipped_tokenizer
 from cdvideo.base.text import initializer_id, single_token_id, token_ids, tokenizer_with
 from cdvideo.base.weights import read_json
 from cdvideo.errors import UserError, UserNote
-from cdvideo.train.cost import PROBE_STEPS, Cost, estimated_cost, measured_cost
+from cdvideo.train.cost import PROBE_STEPS, Cost, Recipe, estimated_cost, measured_cost
 from cdvideo.train.photos import Photo, list_photos, load_one
 from cdvideo.train.subject import Subject
 
@@ -134,6 +134,9 @@ class _Known:
     small: bool
 
 
+DEFAULT_RECIPE = Recipe()
+
+
 class _NotHere(Exception):
     """A hub model that is not in the cache."""
 
@@ -146,12 +149,16 @@ def check_photos(
     base: str = "pocket",
     device: str = "auto",
     dtype: str = "auto",
-    steps: int | None = None,
-    batch_size: int | None = None,
+    recipe: Recipe = DEFAULT_RECIPE,
+    number: int = 0,
+    initializer: str | None = None,
     probe: bool = True,
     on_step: Callable[[str], None] | None = None,
 ) -> PhotoReport:
     """What a training on the folder's photos would meet. Without `class_word` the folder's name suggests one.
+
+    Of several subjects learnt together this is the one of `number`, from 0; its token starts from `initializer`, a word, or from the
+    base's own choice.
 
     With `probe`, a base that is on this machine (and, on a CPU, small) is loaded and trained for a few steps, whose time and memory are
     measured and whose result is thrown away; otherwise the cost of a Stable Diffusion 1.5 is estimated from counts. `on_step` is told what
@@ -164,7 +171,7 @@ def check_photos(
     chosen_dtype = resolve_dtype(dtype, chosen_device)
     tell(f"the base {base}")
     known = _look_at_base(base)
-    words, warned, mend = _look_at_words(folder, class_word, token, known)
+    words, warned, mend = _look_at_words(folder, class_word, token, known, number, initializer)
     native = known.report.native_size
     entries, hashes, usable = [], {}, None
     names_by_note = defaultdict(list)
@@ -190,16 +197,16 @@ def check_photos(
         warned.append(f"{pair.first} and {pair.second} show the same picture{as_in}: the training sees it twice as often")
     cost = None
     if usable is not None and words.class_id is not None and words.token_id is not None:
-        how: dict[str, Any] = {"device": chosen_device, "dtype": chosen_dtype, "steps": steps, "batch_size": batch_size}
+        how: dict[str, Any] = {"device": chosen_device, "dtype": chosen_dtype}
         if probe and known.report.here and (known.small or chosen_device.type != "cpu"):
             tell(f"{PROBE_STEPS} steps of training")
             subject = Subject(token=token, class_word=words.class_word or "", initializer=words.initializer or "")
-            cost = measured_cost(base, usable.picture, subject, **how)
+            cost = measured_cost(base, usable.picture, subject, recipe, **how)
         elif known.preset == SD15_PRESET:
-            cost = estimated_cost(SD15_PRESET, **how)
+            cost = estimated_cost(SD15_PRESET, recipe, **how)
     if cost and cost.memory_bytes and cost.available_bytes and cost.memory_bytes > cost.available_bytes:
         have = f"{cost.memory_bytes / 1e9:.1f} GB are needed and {cost.device} has {cost.available_bytes / 1e9:.1f} GB"
-        warned.append(f"the memory may not suffice: {have}; try --batch-size 1 or another --dtype")
+        warned.append(f"the memory may not suffice: {have}; try --batch-size 1, --gradient-checkpointing or another --dtype")
     return PhotoReport(
         folder=folder,
         photos=tuple(entries),
@@ -300,7 +307,9 @@ def _absent_base(name: str) -> _Known:
     return _Known(report=BaseReport(name=name, here=False, native_size=None, note=note), preset=None, tokenizer=None, small=False)
 
 
-def _look_at_words(folder: Path, class_word: str | None, token: str, known: _Known) -> tuple[WordReport, list[str], list[str]]:
+def _look_at_words(
+    folder: Path, class_word: str | None, token: str, known: _Known, number: int, initializer: str | None
+) -> tuple[WordReport, list[str], list[str]]:
     """(the words, warnings, what to mend)."""
     tokenizer = known.tokenizer
 
@@ -325,11 +334,11 @@ def _look_at_words(folder: Path, class_word: str | None, token: str, known: _Kno
             split = " + ".join(piece.removesuffix("</w>") for piece in pieces)
             mend.append(f"{known.report.name} does not know {word!r} as one word ({split}); name the class by one that it knows{near}")
     try:
-        facts["token_id"] = int(tokenizer_with(tokenizer, (token,)).convert_tokens_to_ids(token))
+        facts["token_id"] = int(tokenizer_with(tokenizer, (token,)).convert_tokens_to_ids(token)) + number
     except UserError as error:
         mend.append(f"{error.message}; {error.remedy}")
     if known.preset and facts.get("class_id") is not None:
-        facts["initializer"] = known.preset.initializer(0) or word
+        facts["initializer"] = initializer or known.preset.initializer(number) or word
         initializer_id(tokenizer, facts["initializer"])
     return WordReport(**facts), warned, mend
 

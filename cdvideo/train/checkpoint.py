@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ def checkpoint_path(out: Path) -> Path:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    content = io.BytesIO()
-    torch.save(state, content)
-    replace_files(path, [(path, content.getvalue())])
+    replace_files(path, [(path, lambda file: torch.save(state, file))])
 
 
 def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:

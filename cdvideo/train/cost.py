@@ -16,19 +16,46 @@ from cdvideo.base import load
 from cdvideo.base.catalog import BasePreset
 from cdvideo.base.device import DTYPES
 from cdvideo.train.loop import Progress, train
+from cdvideo.train.methods import find_method
 from cdvideo.train.subject import Subject
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PROBE_STEPS = 3
 SD15_PARAMETERS = 1_066_000_000
-SD15_TRAINED_PARAMETERS = 19_200_000
+SD15_UNET_PARAMETERS = 859_520_964
+SD15_KEY_VALUE_PARAMETERS = 19_169_280
+SD15_SINGULAR_VECTOR_NUMBERS = 1_081_298_720
 SD15_STEP_FLOPS_PER_VIEW = 2.9e12
 """UNet forward and backward for keys and values (1.73), and the autoencoder's encoder (1.12), at 512x512; counted on the real shapes."""
 SD15_ACTIVATION_BYTES_PER_VIEW = {2: 0.75e9, 4: 1.5e9}
 """By the bytes of a number; counted on the real shapes, without gradient checkpointing."""
+CHECKPOINTED_SHARE = 0.3
+"""Of that with gradient checkpointing, by the peak of a bf16 step on random weights of that size."""
 _LIBRARIES_BYTES = 1e9
 _REACHED = 0.5
 """The share of a plain matrix product's speed that a step is taken to reach."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The settings of a training that its cost depends on, named as `train` names them; None is the base's or the method's own."""
+
+    method: str = "classdiffusion"
+    steps: int | None = None
+    batch_size: int | None = None
+    accumulate: int = 1
+    prior_weight: float | None = None
+    cached_views: int = 0
+    gradient_checkpointing: bool = False
+    optimizer: str = "adamw"
+    num_concepts: int = 1
+
+    def steps_of(self, preset: BasePreset) -> int:
+        return self.steps or preset.train_steps_for(self.num_concepts)
+
+    @property
+    def has_prior(self) -> bool:
+        return bool(find_method(self.method).prior_weight if self.prior_weight is None else self.prior_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +77,8 @@ class Cost:
     measured: bool
 
 
-def measured_cost(
-    base: str,
-    photo: Image.Image,
-    subject: Subject,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    steps: int | None = None,
-    batch_size: int | None = None,
-) -> Cost:
-    """What training on such photos (square RGB) takes, from a few steps of it; `steps` and `batch_size` default to the base's own."""
+def measured_cost(base: str, photo: Image.Image, subject: Subject, recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> Cost:
+    """What training on such photos (square RGB) takes, from a few steps of it."""
     started = time.perf_counter()
     loaded = load(base, device=str(device), dtype=DTYPE_NAMES[dtype], offline=True)
     load_seconds = time.perf_counter() - started
@@ -72,7 +90,7 @@ def measured_cost(
     def on_step(progress: Progress) -> None:
         ends.append(time.perf_counter())
 
-    views = batch_size or preset.batch_size
+    views = recipe.batch_size or preset.batch_size
     with tempfile.TemporaryDirectory() as scratch:
         train(
             loaded,
@@ -82,11 +100,18 @@ def measured_cost(
             steps=PROBE_STEPS,
             batch_size=views,
             learning_rate=preset.learning_rate,
+            method=recipe.method,
+            prior_weight=recipe.prior_weight,
+            class_pictures={subject.class_word: [photo]} if recipe.has_prior else None,
+            cached_views=min(recipe.cached_views, PROBE_STEPS),
+            accumulate=recipe.accumulate,
+            gradient_checkpointing=recipe.gradient_checkpointing,
+            optimizer=recipe.optimizer,
             on_step=on_step,
         )
     # The first step also warms up what later ones find ready.
     step_seconds = (ends[-1] - ends[0]) / (len(ends) - 1)
-    count = steps or preset.train_steps
+    count = recipe.steps_of(preset)
     return Cost(
         device=str(device),
         dtype=DTYPE_NAMES[dtype],
@@ -100,14 +125,19 @@ def measured_cost(
     )
 
 
-def estimated_cost(
-    preset: BasePreset, *, device: torch.device, dtype: torch.dtype, steps: int | None = None, batch_size: int | None = None
-) -> Cost:
+def estimated_cost(preset: BasePreset, recipe: Recipe, *, device: torch.device, dtype: torch.dtype) -> Cost:
     """What training a Stable Diffusion 1.5 takes, from its counts and the speed of a matrix product on the device."""
-    count, views, width = steps or preset.train_steps, batch_size or preset.batch_size, dtype.itemsize
-    step_seconds = views * SD15_STEP_FLOPS_PER_VIEW / (_REACHED * _matrix_product_flops(device, dtype))
-    # What trains is kept in fp32 four times over: itself, its gradient and AdamW's two moments.
-    memory = SD15_PARAMETERS * width + 16 * SD15_TRAINED_PARAMETERS + views * SD15_ACTIVATION_BYTES_PER_VIEW[width]
+    count, width = recipe.steps_of(preset), dtype.itemsize
+    views = recipe.batch_size or preset.batch_size
+    at_once = 2 * views if recipe.has_prior else views
+    step_seconds = recipe.accumulate * at_once * SD15_STEP_FLOPS_PER_VIEW / (_REACHED * _matrix_product_flops(device, dtype))
+    activations = at_once * SD15_ACTIVATION_BYTES_PER_VIEW[width]
+    if recipe.gradient_checkpointing:
+        step_seconds, activations = step_seconds * 4 / 3, activations * CHECKPOINTED_SHARE
+    trained = {"dreambooth": SD15_UNET_PARAMETERS, "textual-inversion": 0, "svdiff": 0}.get(recipe.method, SD15_KEY_VALUE_PARAMETERS)
+    # What trains is kept in fp32 four times over: itself, its gradient and AdamW's two moments, which take a byte each in 8 bits.
+    memory = SD15_PARAMETERS * width + (10 if recipe.optimizer == "adamw8bit" else 16) * trained + activations
+    memory += 4 * SD15_SINGULAR_VECTOR_NUMBERS if recipe.method == "svdiff" else 0
     memory += _LIBRARIES_BYTES if device.type == "cpu" else 0
     return Cost(
         device=str(device),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,12 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Milestone:
-    """A training at one of its checkpoints, or at its end, while what was learnt by then is in the base."""
+    """A training at one of its checkpoints, or at its end, while what was learnt by then is in the base; `concept` makes a copy of it."""
 
     step: int
     steps: int
     base: Base
-    concept: Concept
+    concept: Callable[[], Concept]
     drift: dict[str, float]
     """By token: the cosine distance in text space from the class to the phrase with the token."""
 
@@ -91,6 +92,7 @@ def train(
     optimizer: str = "adamw",
     seed: int = 0,
     checkpoint_every: int = 50,
+    milestone_every: int | None = None,
     keep_best: bool = False,
     resume: bool = False,
     on_step: Callable[[Progress], None] | None = None,
@@ -104,8 +106,8 @@ def train(
     which is only kept in the concept. With `cached_views`, that many views of each photo are encoded once and used again and again.
 
     The state is kept in a checkpoint beside `out` every `checkpoint_every` steps; with `resume` the training goes on from there and ends
-    as if never interrupted. `on_milestone` is called there and at the end, and may return a score: with `keep_best` the concept with the
-    highest is the result. Of several processes, the first calls both callbacks and writes the files.
+    as if never interrupted. `on_milestone` is called there, every `milestone_every` steps, and at the end, and may return a score: with
+    `keep_best` the concept with the highest is the result. Of several processes, the first calls both callbacks and writes the files.
     """
     started = time.monotonic()
     chosen = find_method(method)
@@ -133,6 +135,7 @@ def train(
         "seed": seed,
         "photos": sum(map(len, photos.values())),
         "content of the photos": _digest(photos),
+        "content of the class pictures": _digest(class_pictures) if prior_weight and class_pictures else None,
         "dtype": str(base.dtype).removeprefix("torch."),
     }
     state = load_checkpoint(checkpoint_path(out), settings) if resume else None
@@ -144,16 +147,19 @@ def train(
         stepper = make_optimizer(optimizer, tuning.parameters, step_rate)
         # Gradients of fp16 passes would vanish without scaling; in every other precision this does nothing.
         scaler = torch.amp.GradScaler(base.device.type, enabled=base.dtype == torch.float16)
-        first, best = 0, _Best()
+        first, best, seconds_before = 0, _Best(), 0.0
         if state:
             tuning.load_state_dict(state["trained"])
             stepper.load_state_dict(state["optimizer"])
             scaler.load_state_dict(state["scaler"])
-            first, best = int(state["step"]), _Best(**state["best"])
+            first, best, seconds_before = int(state["step"]), _Best(**state["best"]), float(state.get("seconds", 0))
+
+        def seconds() -> float:
+            return round(seconds_before + time.monotonic() - started, 1)
 
         def concept(step: int, trained: Mapping[str, Tensor] | None = None) -> Concept:
-            training = {**{name: settings[name] for name in ("batch_size", "learning_rate", "photos")}, "optimizer": optimizer}
-            training |= {"prior_weight": prior_weight, "cached_views": cached_views, "seconds": round(time.monotonic() - started, 1)}
+            kept = ("batch_size", "learning_rate", "photos", "optimizer", "prior_weight", "cached_views", "initializers")
+            training = {**{name: settings[name] for name in kept}, "seconds": seconds()}
             header = ConceptHeader(
                 base=base.id,
                 fingerprint=base.fingerprint,
@@ -171,23 +177,22 @@ def train(
                 tuning.load_state_dict(trained)
             return Concept(header=header, tuned=tuning.tuned_weights(), embeddings=tuning.embeddings(), looks=looks())
 
-        def reach(step: int) -> None:
-            """What is due at a checkpoint and at the end."""
+        def reach(step: int, *, keep: bool) -> None:
+            """What is due at a milestone; with `keep` it is a checkpoint, too."""
             if not all(torch.isfinite(value).all() for value in tuning.parameters):
                 raise UserError(f"the weights are not numbers after step {step}", remedy="try a lower --learning-rate, or --dtype fp32")
             if not processes.is_first:
                 return
             score = None
             if on_milestone:
-                milestone = Milestone(step=step, steps=steps, base=base, concept=concept(step), drift=class_distances(base, subjects))
-                score = on_milestone(milestone)
-            if keep_best:
-                if score is None:
-                    raise ValueError("the best is kept by the score that on_milestone returns, and it returned none")
+                drift = class_distances(base, subjects)
+                score = on_milestone(Milestone(step=step, steps=steps, base=base, concept=partial(concept, step), drift=drift))
+            if keep_best and score is not None:
                 best.offer(step, score, tuning.state_dict())
-            if step < steps:
+            if keep:
                 saved = {"settings": settings, "step": step, "trained": tuning.state_dict(), "optimizer": stepper.state_dict()}
-                save_checkpoint(checkpoint_path(out), {**saved, "scaler": scaler.state_dict(), "best": vars(best)})
+                saved |= {"scaler": scaler.state_dict(), "best": vars(best), "seconds": seconds()}
+                save_checkpoint(checkpoint_path(out), saved)
 
         def draw(micro_step: int) -> Batch:
             step, turn = divmod(micro_step, accumulate)
@@ -201,30 +206,31 @@ def train(
         try:
             for step in range(first, steps):
                 stepper.zero_grad(set_to_none=True)
-                parts, captions = [], []
+                parts, names = [], []
                 for _ in range(accumulate):
                     batch = next(coming)
                     losses = batch_losses(base, batch, preservation, scheduler)
                     loss = losses.noise + prior_weight * losses.prior + spl_weight * losses.spl
                     scaler.scale(loss / accumulate).backward()
                     parts.append(losses)
-                    captions += batch.captions
+                    names += [f"{name} as {caption!r}" for name, caption in zip(batch.names, batch.captions, strict=True)]
                 processes.average_gradients(tuning.parameters)
                 scaler.unscale_(stepper)
                 nn.utils.clip_grad_norm_(tuning.parameters, 1.0)
                 scaler.step(stepper)
                 scaler.update()
-                unread.append((step + 1, torch.stack([losses.values() for losses in parts]).mean(0), captions))
-                is_due = (step + 1) % checkpoint_every == 0 and step + 1 < steps
+                unread.append((step + 1, torch.stack([losses.values() for losses in parts]).mean(0), names))
+                keeps = (step + 1) % checkpoint_every == 0 and step + 1 < steps
+                is_due = keeps or (milestone_every is not None and (step + 1) % milestone_every == 0 and step + 1 < steps)
                 if len(unread) == report_every or is_due or step + 1 == steps:
                     for progress in _read(unread, steps, processes):
                         if on_step and processes.is_first:
                             on_step(progress)
                     unread.clear()
                 if is_due:
-                    reach(step + 1)
-                    checkpointed = True
-            reach(steps)
+                    reach(step + 1, keep=keeps)
+                    checkpointed = checkpointed or keeps
+            reach(steps, keep=False)
         except KeyboardInterrupt:
             if not checkpointed:
                 raise Interrupted(f"at step {step + 1}, before the first checkpoint", remedy="start again") from None
@@ -233,7 +239,7 @@ def train(
         finally:
             coming.close()
         if keep_best and processes.is_first and best.trained is None:
-            raise ValueError("no checkpoint had a score that is a number")
+            raise ValueError("the best is kept by the scores that on_milestone returns, and none was a number")
         made = concept(best.step, best.trained) if keep_best and processes.is_first else concept(steps)
     if processes.is_first:
         made.save(out)
@@ -244,7 +250,8 @@ def train(
 
 def batch_losses(base: Base, batch: Batch, preservation: Preservation | None, scheduler: Any) -> Losses:
     """The losses of one batch, from one pass through the text encoder; the parts that are not asked for are 0."""
-    latents = batch.latents(base)
+    # In fp32 whatever the precision of the passes: the scheduler would round its table of noise levels to that of the latents.
+    latents = batch.latents(base).float()
     noise, timesteps, mask = batch.noise.to(latents), batch.timesteps.to(base.device), batch.mask.to(base.device)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps) if scheduler.config.prediction_type == "v_prediction" else noise
@@ -326,12 +333,12 @@ def _read(unread: Sequence[tuple[int, Tensor, list[str]]], steps: int, processes
     """The losses of the last steps, the mean over the processes, as numbers. Raises UserError for the first that is none."""
     values = processes.mean(torch.stack([losses for _, losses, _ in unread])).tolist()
     found = []
-    for (step, _, captions), (noise, prior, spl) in zip(unread, values, strict=True):
+    for (step, _, names), (noise, prior, spl) in zip(unread, values, strict=True):
         if not math.isfinite(noise + prior + spl):
             raise UserError(
                 f"the loss is not a number at step {step}",
-                cause=f"captions of the batch: {', '.join(captions)}",
-                remedy="try a lower --learning-rate, or --dtype fp32; --resume goes on from the last checkpoint, if there is one",
+                cause=f"its batch: {', '.join(names)}",
+                remedy="start again with a lower --learning-rate, or with --dtype fp32",
             )
         found.append(Progress(step=step, steps=steps, noise_loss=noise, prior_loss=prior, spl=spl))
     return found

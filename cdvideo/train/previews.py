@@ -15,6 +15,7 @@ from cdvideo.base import Base
 from cdvideo.errors import UserError
 from cdvideo.files import replace_files
 from cdvideo.sampling import denoise, make_scheduler, seeded_noise
+from cdvideo.train.photos import find_photos, load_photo
 
 SAMPLE_PHRASES = ("", "wearing headphones", "reading a book in the snow", "wearing sunglasses on the beach")
 """What the fixed prompts say after "a V* bear"."""
@@ -48,7 +49,7 @@ def class_pictures(
 ) -> list[Image.Image]:
     """`count` pictures of the class for prior preservation, drawn by the base itself from "a photo of a bear" and kept in `folder`.
 
-    Those that are there already, from an earlier training or put there by the user, are used as they are.
+    Those that are there already, from an earlier training, are used as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = sorted(folder.glob("*.png"))[:count]
@@ -60,7 +61,18 @@ def class_pictures(
         found.append(path)
         if on_picture:
             on_picture(len(found))
-    return [_square(path, base.preset.native_size) for path in sorted(found)]
+    return read_class_pictures(base, folder)[:count]
+
+
+def read_class_pictures(base: Base, folder: Path) -> list[Image.Image]:
+    """The pictures of a folder at the base's own size, read as photos are. Raises UserError where there is none."""
+    side = base.preset.native_size
+    try:
+        paths = find_photos(folder)
+    except UserError as error:
+        remedy = "put some there, or leave --class-images out, and the base draws them"
+        raise UserError(f"no pictures of the class in {folder}", cause=error.message, remedy=remedy) from error
+    return [load_photo(path).resize((side, side), Image.Resampling.LANCZOS) for path in paths]
 
 
 def png_bytes(picture: Image.Image) -> bytes:
@@ -68,11 +80,3 @@ def png_bytes(picture: Image.Image) -> bytes:
     content = io.BytesIO()
     picture.save(content, "PNG")
     return content.getvalue()
-
-
-def _square(path: Path, side: int) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
-    except OSError as error:
-        raise UserError(f"cannot read the class picture {path}", cause=str(error), remedy="remove it; it is drawn again") from error

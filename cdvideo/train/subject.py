@@ -30,8 +30,9 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A square RGB picture to learn from, its caption, and where its loss counts: a mask (mode L, white counts), or everywhere."""
+    """A square RGB picture to learn from, its name and its caption. Its loss counts where `mask` (mode L) is white, or everywhere."""
 
+    name: str
     picture: Image.Image
     caption: str
     mask: Image.Image | None = None
@@ -41,16 +42,20 @@ def subject_examples(subjects: Sequence[Subject], photos: Mapping[str, Sequence[
     """The examples of every subject's photos, which are given by token. A photo without a caption of its own is "photo of a V* bear"."""
     found = []
     for subject in subjects:
-        for photo in photos[subject.token]:
+        for number, photo in enumerate(photos[subject.token], 1):
             usual = f"photo of a {subject.token} {subject.class_word}"
             if isinstance(photo, Photo):
-                found.append(Example(picture=photo.picture, caption=photo.caption or usual, mask=photo.mask))
+                found.append(Example(name=photo.path.name, picture=photo.picture, caption=photo.caption or usual, mask=photo.mask))
             else:
-                found.append(Example(picture=photo, caption=usual))
+                found.append(Example(name=f"photo {number}", picture=photo, caption=usual))
     return found
 
 
 def class_examples(subjects: Sequence[Subject], pictures: Mapping[str, Sequence[Image.Image]]) -> list[Example]:
     """The examples of prior preservation, from pictures by class word."""
     words = dict.fromkeys(subject.class_word for subject in subjects)
-    return [Example(picture=picture, caption=f"photo of a {word}") for word in words for picture in pictures[word]]
+    return [
+        Example(name=f"class picture {number}", picture=picture, caption=f"photo of a {word}")
+        for word in words
+        for number, picture in enumerate(pictures[word], 1)
+    ]

@@ -46,7 +46,6 @@ def call(*arguments: str):
         ({"concepts": [TWO[0], {**TWO[1], "token": "V1*"}]}, ["share a token", "V1*"]),
         ({"concepts": [TWO[0], {"images": DOG}]}, ["concepts.1.class"]),
         ({"concepts": [TWO[0], {**TWO[1], "tokn": "V*"}]}, ["concepts.1.tokn", "initializer"]),
-        ({"images": BEAR, "class": "bear", "samples_every": 30, "checkpoint_every": 20}, ["samples_every", "checkpoint_every", "30", "20"]),
         ({"images": BEAR, "class": "bear", "keep": "best"}, ["keep", "samples_every"]),
         ({"images": BEAR, "class": "bear", "keep": "worst"}, ["keep", "best"]),
         ({"images": BEAR, "class": "bear", "method": "lora"}, ["method", "classdiffusion", "svdiff"]),
@@ -70,7 +69,6 @@ def test_settings_in_a_file_that_do_not_fit_are_named(reached, settings, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--samples-every", "30", "--checkpoint-every", "20"], ["samples_every", "checkpoint_every"]),
         (["--keep", "best"], ["keep", "samples_every"]),
         (["--method", "lora"], ["--method", "svdiff"]),
         (["--learning-rate", "inf"], ["learning_rate"]),

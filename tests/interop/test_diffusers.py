@@ -44,6 +44,27 @@ def predicted_by(pipe: StableDiffusionPipeline, prompt: str) -> torch.Tensor:
         return pipe.unet(latents, 500, encoder_hidden_states=states).sample
 
 
+def pixels_by(pipe: StableDiffusionPipeline, prompt: str) -> torch.Tensor:
+    """A whole picture of the pipeline's own making, (1, H, W, 3) in [0, 1]: four steps, guidance 7.5."""
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(prompt, latents=latents, num_inference_steps=4, guidance_scale=7.5, output_type="np").images
+    return torch.from_numpy(drawn)
+
+
+def pixels_within(loaded, concept, prompt: str) -> torch.Tensor:
+    """The same picture by a pipeline of the base's own parts, whose prompts are encoded while the concept is injected."""
+    pipe = pipeline()
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    pipe.set_progress_bar_config(disable=True)
+    with loaded.inject(concept):
+        pipe.unet = loaded.unet
+        text, negative = loaded.text_states([prompt]), loaded.text_states([""])
+        states = {"prompt_embeds": text, "negative_prompt_embeds": negative}
+        drawn = pipe(**states, latents=latents, num_inference_steps=4, guidance_scale=7.5, output_type="np").images
+    return torch.from_numpy(drawn)
+
+
 def set_processors(unet, weights) -> None:
     """One CustomDiffusionAttnProcessor for each cross-attention, filled from the exported tensors, all of which are used."""
     processors, used = {}, set()
@@ -71,6 +92,12 @@ def test_processors_set_by_hand_and_the_embedding_draw_what_the_injection_draws(
     pipe.load_textual_inversion(str(tmp_path), weight_name="<new1>.safetensors")
     theirs = predicted_by(pipe, "photo of a <new1> bear")
     assert (ours - theirs).abs().max() < 1e-4 < (plain - theirs).abs().max()
+    picture = pixels_within(tiny_base, concept, "photo of a V* bear")
+    assert (
+        (picture - pixels_by(pipe, "photo of a <new1> bear")).abs().max()
+        < 1e-4
+        < (picture - pixels_by(pipeline(), "photo of a bear")).abs().max()
+    )
 
 
 def test_diffusers_own_loader_takes_the_pickles_when_it_is_given_a_pipeline(tiny_base, concept, tmp_path):

@@ -13,7 +13,7 @@ from cdvideo.errors import UserError, UserNote
 from cdvideo.interop import export_kohya
 from tests import tiny
 from tests.interop.conftest import concept_of, noise_predicted
-from tests.interop.test_diffusers import pipeline, predicted_by
+from tests.interop.test_diffusers import pipeline, pixels_by, pixels_within, predicted_by
 
 pytestmark = pytest.mark.filterwarnings("ignore:the base .* is no Stable Diffusion")
 
@@ -80,8 +80,7 @@ def test_diffusers_reads_every_key(tiny_base, concept, tmp_path):
 
 
 def test_diffusers_loads_it_with_peft(tiny_base, tmp_path):
-    """Where peft is installed: `load_lora_weights` itself."""
-    pytest.importorskip("peft")
+    """`load_lora_weights` and `load_textual_inversion` themselves."""
     concept = concept_of(tiny_base, rank=5)
     export_kohya(tiny_base, concept, tmp_path, "bear")
     pipe = pipeline()
@@ -90,6 +89,24 @@ def test_diffusers_loads_it_with_peft(tiny_base, tmp_path):
     with tiny_base.inject(concept):
         ours = noise_predicted(tiny_base, "photo of a V* bear")
     assert (ours - predicted_by(pipe, "photo of a bear-token bear")).abs().max() < 1e-4
+    picture = pixels_within(tiny_base, concept, "photo of a V* bear")
+    assert (picture - pixels_by(pipe, "photo of a bear-token bear")).abs().max() < 1e-4
+
+
+def test_what_a_small_rank_loses_is_what_the_report_says(tiny_base, concept, tmp_path):
+    """By the matrices that diffusers' own fusing makes of the file."""
+    written = export_kohya(tiny_base, concept, tmp_path, "bear", rank=3)
+    pipe = pipeline()
+    before = {name: pipe.unet.get_parameter(name).detach().double().clone() for name in concept.tuned}
+    pipe.load_lora_weights(str(tmp_path), weight_name="bear-lora.safetensors")
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    lost = {name: pipe.unet.get_parameter(name).detach() - concept.tuned[name].double() for name in before}
+    moved = {name: concept.tuned[name].double() - value for name, value in before.items()}
+    for name, reported in written.errors.items():
+        assert float(lost[name].norm() / moved[name].norm()) == pytest.approx(reported, rel=1e-3)
+    whole = [torch.cat([value.flatten() for value in some.values()]).norm() for some in (lost, moved)]
+    assert 0.1 < written.relative_error == pytest.approx(float(whole[0] / whole[1]), rel=1e-3)
 
 
 def test_embeddings_are_what_every_program_reads(tiny_base, tmp_path):

@@ -9,9 +9,12 @@ import torch
 from click.testing import CliRunner
 from PIL import Image, ImageFilter, ImageOps
 
+from cdvideo.base.catalog import SD15_PRESET
 from cdvideo.cli import main
 from cdvideo.resources import resource
+from cdvideo.train import cost
 from cdvideo.train.check import NearDuplicate, check_photos, suggest_class_word
+from cdvideo.train.cost import Recipe, estimated_cost
 from cdvideo.train.photos import find_photos
 from tests import tiny
 
@@ -98,10 +101,13 @@ def test_a_base_that_is_not_here_is_not_fetched(bears, monkeypatch, tmp_path):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    known = look(bears, base="sd15", batch_size=2)
+    known = look(bears, base="sd15", recipe=Recipe(batch_size=2))
     assert known.ready and not known.base.here and known.base.native_size == 512
     assert known.words.class_id == 4298 and known.words.token_id == 49408 and known.words.initializer == "ktn"
     assert not known.cost.measured and known.cost.steps == 500 and 4e9 < known.cost.memory_bytes < 12e9
+    second = look(bears, base="sd15", number=1)
+    assert second.words.token_id == 49409 and second.words.initializer == "pll", "the second of several subjects"
+    assert look(bears, base="sd15", initializer="dog").words.initializer == "dog"
     unknown = look(bears, base="someone/something")
     assert unknown.ready and unknown.base.native_size is None and unknown.cost is None and "not known" in unknown.base.note
 
@@ -111,11 +117,39 @@ def test_the_cost_is_measured_by_a_few_steps(bears, tmp_path, monkeypatch):
     base = tiny.pipeline_folder(tmp_path / "base")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    report = check_photos(bears, base=str(base), device="cpu", steps=1000, batch_size=1)
+    report = check_photos(bears, base=str(base), device="cpu", recipe=Recipe(steps=1000, batch_size=1))
     assert report.cost.measured and report.cost.batch_size == 1 and report.cost.memory_bytes > 1e8
     assert report.cost.total_seconds >= 1000 * report.cost.step_seconds > 0
     assert report.words.token_id == len(tiny.tokenizer())
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_an_estimate_follows_the_settings():
+    def memory(**settings) -> int:
+        cpu, fp32 = torch.device("cpu"), torch.float32
+        return estimated_cost(SD15_PRESET, Recipe(batch_size=2, **settings), device=cpu, dtype=fp32).memory_bytes
+
+    usual = memory()
+    whole = memory(method="dreambooth", prior_weight=0.0) - usual
+    assert whole == 16 * (859_520_964 - 19_169_280), "all of the UNet with its gradient and moments, instead of keys and values"
+    assert memory(method="dreambooth") > memory(method="dreambooth", prior_weight=0.0), "class pictures pass through, too"
+    assert memory(gradient_checkpointing=True) < usual and memory(method="textual-inversion") < usual < memory(method="svdiff")
+    assert memory(method="dreambooth", optimizer="adamw8bit") < memory(method="dreambooth")
+
+
+@pytest.mark.parametrize("method", ["dreambooth", "textual-inversion"])
+def test_what_is_measured_is_the_training_that_was_asked_for(bears, tmp_path, monkeypatch, method):
+    asked = {}
+    usual = cost.train
+    monkeypatch.setattr(cost, "train", lambda *given, **settings: asked.update(settings) or usual(*given, **settings))
+    recipe = Recipe(method=method, accumulate=2, cached_views=2, gradient_checkpointing=True, batch_size=1)
+    report = check_photos(bears, base=str(tiny.pipeline_folder(tmp_path / "base")), device="cpu", recipe=recipe)
+    assert report.cost.measured and {name: asked[name] for name in ("method", "accumulate", "cached_views", "gradient_checkpointing")} == {
+        "method": method,
+        "accumulate": 2,
+        "cached_views": 2,
+        "gradient_checkpointing": True,
+    }
 
 
 def run(*arguments):
@@ -132,6 +166,9 @@ def test_the_command_ends_with_ready_or_with_what_to_mend(folder, monkeypatch):
     lines = good.output.splitlines()
     assert good.exit_code == 0, good.output
     assert lines[0] == "my-bears: 6 photos" and lines[-1] == "ready     cdvideo train my-bears --class bear"
+    with_options = run("my-bears", "--class", "bear", "--method", "dreambooth", "--gradient-checkpointing", "--log", "tensorboard")
+    command = "cdvideo train my-bears --class bear --method dreambooth --gradient-checkpointing --log tensorboard"
+    assert with_options.output.splitlines()[-1] == f"ready     {command}"
     assert "\x1b" not in good.output, "no colours where there is no terminal"
     assert any(line.startswith("warning   bear-1.png and größe 日本.png show the same picture") for line in lines)
 

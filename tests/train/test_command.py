@@ -67,21 +67,49 @@ def test_a_training_leaves_a_concept_and_its_journal(command, tmp_path, drawings
 def test_class_pictures_are_drawn_once_and_used_again(command, tmp_path, drawings):
     assert command("--method", "dreambooth", "--num-class-images", "2").exit_code == 0
     assert drawings == ["a photo of a bear"] * 2
-    assert len(list((tmp_path / "bear.training" / "class-bear").glob("*.png"))) == 2
-    assert command("--method", "svdiff", "--num-class-images", "2").exit_code == 0
-    assert command("--method", "classdiffusion").exit_code == 0
-    assert len(drawings) == 2 and len(list((tmp_path / "bear.training" / "class-bear").glob("*.png"))) == 2
+    assert len(list((tmp_path / "bear.training").glob("class-bear-*/*.png"))) == 2
+    assert command("--method", "svdiff", "--num-class-images", "2", "--overwrite").exit_code == 0
+    assert command("--method", "classdiffusion", "--overwrite").exit_code == 0
+    assert len(drawings) == 2 and len(list((tmp_path / "bear.training").glob("class-bear-*/*.png"))) == 2
+
+
+def test_a_finished_concept_is_replaced_only_where_that_is_asked_for(command, tmp_path):
+    assert command().exit_code == 0
+    before = (tmp_path / "bear.safetensors").read_bytes()
+    refused = command("--seed", "1")
+    assert refused.exit_code == 2 and "bear.safetensors exists already" in refused.output and "--overwrite" in refused.output
+    assert (tmp_path / "bear.safetensors").read_bytes() == before
+    assert command("--seed", "1", "--overwrite").exit_code == 0
+    assert (tmp_path / "bear.safetensors").read_bytes() != before
+
+
+def test_class_pictures_that_no_loss_uses_are_said_to_be_unused(command, tmp_path):
+    (tmp_path / "mine").mkdir()
+    Image.new("RGB", (64, 64), (0, 200, 0)).save(tmp_path / "mine" / "a.png")
+    result = command("--class-images", "mine")
+    assert result.exit_code == 0 and "the pictures in mine are not used; --prior-weight 1 uses them" in result.output
+
+
+def test_an_optimizer_whose_package_is_missing_is_said_before_anything_is_made(command, tmp_path, drawings):
+    result = command("--optimizer", "adamw8bit", "--method", "dreambooth", "--num-class-images", "1")
+    assert result.exit_code == 2 and "bitsandbytes" in result.output and "--optimizer adamw" in result.output
+    assert drawings == [] and files(tmp_path) == []
 
 
 def test_a_folder_of_class_pictures_is_used_instead(command, tmp_path, drawings, monkeypatch):
     seen = {}
     monkeypatch.setattr(train, "train", lambda *arguments, **settings: seen.update(settings))
     (tmp_path / "mine").mkdir()
-    for name in ("a", "b"):
-        Image.new("RGB", (64, 64), (0, 200, 0)).save(tmp_path / "mine" / f"{name}.png")
+    for name in ("a.png", "b.jpg"):
+        picture = Image.new("RGB", (96, 64), (0, 200, 0))
+        picture.paste((200, 0, 0), (0, 0, 16, 64))
+        picture.save(tmp_path / "mine" / name, quality=100, subsampling=0)
     result = command("--method", "dreambooth", "--class-images", "mine")
     assert result.exit_code == 0, result.output
-    assert drawings == [] and [one.getpixel((1, 1)) for one in seen["class_pictures"]["bear"]] == [(0, 200, 0)] * 2
+    assert drawings == [] and len(seen["class_pictures"]["bear"]) == 2
+    for picture in seen["class_pictures"]["bear"]:
+        red, green, _ = picture.getpixel((2, 8))
+        assert picture.width == picture.height and red < 20 and green > 180, "cut to its central square, not squeezed"
 
 
 def test_class_pictures_of_one_of_several_subjects_may_be_given(small_folder, photo_folder, tmp_path, drawings, monkeypatch):

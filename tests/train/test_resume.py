@@ -54,7 +54,7 @@ def test_the_best_survives_a_resume(small, pictures, tmp_path):
     scores, kept = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.4}, {}
 
     def judge(milestone):
-        kept[milestone.step] = tensors_of(milestone.concept)
+        kept[milestone.step] = tensors_of(milestone.concept())
         return scores[milestone.step]
 
     settings = {"steps": 8, "checkpoint_every": 2, "keep_best": True, "on_milestone": judge}
@@ -72,16 +72,39 @@ def test_the_best_survives_a_resume(small, pictures, tmp_path):
 
 
 def test_milestones_are_what_the_training_is_at_their_step(small, pictures, tmp_path):
-    seen = {}
-    settings = {"steps": 5, "checkpoint_every": 2, "on_milestone": lambda milestone: seen.update({milestone.step: milestone})}
-    whole = run(small, pictures, tmp_path / "a.safetensors", **settings)
-    assert list(seen) == [2, 4, 5] and all(milestone.steps == 5 for milestone in seen.values())
-    assert_same(tensors_of(seen[5].concept), whole.tensors())
-    assert not torch.equal(seen[2].concept.embeddings["V*"], seen[4].concept.embeddings["V*"]), "a milestone is a copy"
-    for milestone in seen.values():
-        with small.inject(milestone.concept), torch.no_grad():
+    seen, drifts = {}, {}
+
+    def keep(milestone):
+        assert milestone.steps == 5
+        seen[milestone.step], drifts[milestone.step] = milestone.concept(), milestone.drift["V*"]
+
+    whole = run(small, pictures, tmp_path / "a.safetensors", steps=5, checkpoint_every=2, on_milestone=keep)
+    assert list(seen) == [2, 4, 5]
+    assert_same(tensors_of(seen[5]), whole.tensors())
+    assert not torch.equal(seen[2].embeddings["V*"], seen[4].embeddings["V*"]), "a milestone is a copy"
+    for step, concept in seen.items():
+        with small.inject(concept), torch.no_grad():
             own, word = small.text_features([BEAR.prompt, BEAR.class_prompt])
-        assert milestone.drift["V*"] == pytest.approx(1 - torch.cosine_similarity(own, word, dim=0).item(), abs=1e-6)
+        assert drifts[step] == pytest.approx(1 - torch.cosine_similarity(own, word, dim=0).item(), abs=1e-6)
+
+
+def test_milestones_come_between_checkpoints_too_and_only_those_with_a_score_may_be_the_best(small, pictures, tmp_path):
+    seen, out = {}, tmp_path / "a.safetensors"
+
+    def score(milestone):
+        seen[milestone.step] = checkpoint_path(out).exists()
+        return {3: 0.5, 6: 0.2, 7: 0.1}.get(milestone.step)
+
+    made = run(small, pictures, out, steps=7, checkpoint_every=4, milestone_every=3, keep_best=True, on_milestone=score)
+    assert seen == {3: False, 4: False, 6: True, 7: True} and made.concept.header.steps == 3
+
+
+def test_other_class_pictures_are_another_training(small, pictures, tmp_path):
+    out, settings = tmp_path / "a.safetensors", {"steps": 5, "prior_weight": 1.0, "checkpoint_every": 2}
+    with pytest.raises(Interrupted):
+        run(small, pictures, out, class_pictures={"bear": pictures["V2*"]}, on_step=stop_at(3), **settings)
+    with pytest.raises(UserError, match="content of the class pictures"):
+        run(small, pictures, out, class_pictures={"bear": pictures["V2*"][:1]}, resume=True, **settings)
 
 
 def test_a_score_that_is_not_a_number_is_never_the_best(small, pictures, tmp_path):

@@ -114,7 +114,7 @@ def test_samples_depend_on_their_number_and_not_on_who_draws_them(small, picture
 
 
 def test_samples_of_prior_preservation_are_the_last_ones_and_whole(small, pictures):
-    examples = [Example(picture=picture, caption="photo of a bear") for picture in pictures["V*"]]
+    examples = [Example(name="a photo", picture=picture, caption="photo of a bear") for picture in pictures["V*"]]
     views, prior = FreshViews(small, subject_examples([BEAR], pictures)), FreshViews(small, examples, augmented=False)
     batch = Batches(small, views, prior, seed=0, num_train_timesteps=1000).draw(0, range(2))
     assert batch.num_prior == 2 and len(batch.captions) == 4
@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_a_number_keeps_the_checkpoint_before_it(small, pictu
 
     with pytest.raises(UserError, match="not a number at step 4") as refused:
         run(small, pictures, out, steps=6, checkpoint_every=2, on_step=spoil)
-    assert refused.value.cause.count("V* bear") == 2 and "--resume" in refused.value.remedy
+    assert refused.value.cause.count("V* bear") == 2 and "start again" in refused.value.remedy
     assert not out.exists()
     state = torch.load(checkpoint_path(out), weights_only=True)
     assert state["step"] == 2 and all(torch.isfinite(value).all() for value in state["trained"].values())

@@ -94,7 +94,7 @@ def concepts_along(base: Base, training: Training) -> dict[int, float]:
 
     def keep(milestone: train.Milestone) -> None:
         if milestone.step in steps:
-            milestone.concept.save(concept_path(training.folder, training.subject, training.method, milestone.step))
+            milestone.concept().save(concept_path(training.folder, training.subject, training.method, milestone.step))
 
     train.train(
         base,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from cdvideo.animate import OnStep
 from cdvideo.cli.progress import duration, size_of
 from cdvideo.storyboard import Film, FilmPlan, PlannedShot, render
-from cdvideo.storyboard.film import rendering_of
+from cdvideo.storyboard.film import rendering_of, with_what_they_continue
 from cdvideo.storyboard.forecast import Forecast, ForecastShot, Measured, forecast
 from cdvideo.storyboard.workers import Executor
 
@@ -20,9 +21,9 @@ from cdvideo.storyboard.workers import Executor
 class _Progress:
     """One bar for the whole film: the steps of its takes, those that have not begun counted as long as the last that has."""
 
-    def __init__(self, plan: FilmPlan, bar: tqdm[Any]) -> None:
+    def __init__(self, plan: FilmPlan, wanted: Collection[int], bar: tqdm[Any]) -> None:
         self.num_shots = len(plan.shots)
-        self.waiting = {(shot.number, take) for shot in plan.shots for take in range(1, shot.takes + 1)}
+        self.waiting = {(shot.number, take) for shot in plan.shots if shot.number in wanted for take in range(1, shot.takes + 1)}
         self.bar = bar
         self.steps: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -84,7 +85,7 @@ def _costs(found: Forecast, measured: Measured) -> list[str]:
 def render_film(plan: FilmPlan, source: Path, folder: Path, **settings: Any) -> Film:
     """The film, in `folder`; `settings` are further ones of `render`."""
     with tqdm(unit="step", dynamic_ncols=True, desc=plan.title) as bar:
-        progress = _Progress(plan, bar)
+        progress = _Progress(plan, with_what_they_continue(plan, settings.get("only", ())), bar)
         try:
             film = render(plan, source, folder, on_take=progress.on_take, **settings)
         except KeyboardInterrupt:

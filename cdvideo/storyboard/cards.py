@@ -5,6 +5,7 @@ The sizes follow the frame's height, but never fall below what can be read, so t
 
 from __future__ import annotations
 
+import bisect
 import functools
 import unicodedata
 import warnings
@@ -37,6 +38,7 @@ _TITLE_SHARE, _CAPTION_SHARE = 0.65, 0.5
 # How far the small text's colour lies from the page's towards the large text's.
 _SOFTNESS = 0.65
 _MIN_SIZE = 9
+_CUT_OFF = "..."
 # Letters are drawn up to this many times larger and scaled down, up to about this size: at few pixels, hinting leaves no room
 # between words.
 _MAX_DETAIL, _DETAILED_SIZE = 4, 96
@@ -247,16 +249,31 @@ def _laid_out(text: str, typeface: Typeface, room: tuple[int, int], *, size: int
         cause = f"the font has no {_named(missing)}"
         raise UserError(f"{what} {text!r} cannot be drawn.", cause=cause, remedy="name a font file that has it, or leave it out")
     plain = _plain(text)
+
+    def block(said: str, smaller: int, may_break: bool) -> _Block | None:
+        outline = max(1, round(smaller / 10)) if outlined else 0
+        lines = _wrapped(said, functools.partial(typeface.width, size=smaller), room[0] - 2 * outline, may_break)
+        found = _Block(tuple(lines), typeface, smaller, outline) if lines else None
+        return found if found and found.height <= room[1] else None
+
     for may_break in (False, True):
         for smaller in range(size, _MIN_SIZE - 1, -1):
-            outline = max(1, round(smaller / 10)) if outlined else 0
-            lines = _wrapped(plain, functools.partial(typeface.width, size=smaller), room[0] - 2 * outline, may_break)
-            if lines and (block := _Block(tuple(lines), typeface, smaller, outline)).height <= room[1]:
-                return block
+            if found := block(plain, smaller, may_break):
+                return found
+    # By now a film's shots are rendered: it is better with half of a caption than not there at all.
+    lengths = range(len(plain))
+    longest = bisect.bisect_left(lengths, True, key=lambda length: block(_shortened(plain, length), _MIN_SIZE, True) is None) - 1
+    shortened = block(_shortened(plain, longest), _MIN_SIZE, True) if longest > 0 else None
     remedy = "shorten it, render larger, or put it into the subtitle track" if outlined else "shorten it, or render larger"
-    raise UserError(
-        f"{what} is too long to be read: {text!r}", cause=f"{len(text)} characters in {room[0]}x{room[1]} pixels", remedy=remedy
-    )
+    room_text = f"{len(text)} characters in {room[0]}x{room[1]} pixels"
+    if shortened is None:
+        raise UserError(f"{what} is too long to be read: {text!r}", cause=room_text, remedy=remedy)
+    warnings.warn(f"{what} is cut off, since it is too long to be read: {text!r} ({room_text}); {remedy}", UserNote, stacklevel=2)
+    return shortened
+
+
+def _shortened(text: str, length: int) -> str:
+    return f"{text[:length].rstrip()}{_CUT_OFF}"
 
 
 def _wrapped(text: str, width_of: WidthOf, width: float, may_break: bool) -> list[str]:

@@ -81,10 +81,10 @@ def render(
 
 def rendering_of(plan: FilmPlan, out: Path, *, only: Collection[int] = (), **settings: Any) -> Rendering:
     """What every worker has to know of the film in `out`; `settings` are further ones of a Rendering, `only` as for `render`."""
-    return Rendering(plan=plan, folder=out / "shots", wanted=_with_what_they_continue(plan, only), **settings)
+    return Rendering(plan=plan, folder=out / "shots", wanted=with_what_they_continue(plan, only), **settings)
 
 
-def _with_what_they_continue(plan: FilmPlan, only: Collection[int]) -> set[int]:
+def with_what_they_continue(plan: FilmPlan, only: Collection[int]) -> set[int]:
     """The numbers of the shots to render: all where `only` is empty, else those and every shot whose last frame one of them begins with."""
     wanted = set(only) or {shot.number for shot in plan.shots}
     for shot in reversed(plan.shots):
@@ -186,9 +186,13 @@ def _put_together(
         )
     name = slug(plan.title)
     files = dict(paths)
-    if every_cue:
-        files["srt"] = out / f"{name}.srt"
-        replace_files(files["srt"], [(files["srt"], video.to_srt(every_cue, plan.fps).encode())])
+    # Burnt captions are no subtitles: players that find the file would show them twice.
+    subtitles = out / f"{name}.srt"
+    if look.track:
+        files["srt"] = subtitles
+        replace_files(subtitles, [(subtitles, video.to_srt(look.track, plan.fps).encode())])
+    else:
+        subtitles.unlink(missing_ok=True)
     sheet, page = out / f"{name}-sheet.png", out / "index.html"
     rows = [_picked(shot.kept.clip().frames) for shot in shots]
     video.contact_sheet(rows, columns=SHEET_COLUMNS, labels=[f"{shot.shot.number}. {shot.shot.prompt}" for shot in shots]).save(sheet)

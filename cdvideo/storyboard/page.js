@@ -10,7 +10,7 @@ function say(words) {
 function seek(event) {
   // A little inside the first frame, or rounding shows the last one of the shot before.
   film.currentTime = Number(event.currentTarget.dataset.start) + 0.01;
-  film.play().catch(() => {});
+  film.play?.()?.catch(() => {});  // A GIF plays by itself.
   if (!event.currentTarget.closest("#chapters")) film.scrollIntoView({ block: "center" });
 }
 

@@ -115,6 +115,10 @@ def _lead(film: FilmOnPage) -> str:
 
 
 def _player(film: FilmOnPage, folder: Path) -> str:
+    shape = f"aspect-ratio:{film.width}/{film.height}"
+    if not film.videos:
+        moving = [path for path in film.downloads.values() if path.suffix == ".gif"]
+        return "".join(f'<img id="film" src="{_link(path, folder)}" style="{shape}" alt="{escape(film.title)}">' for path in moving)
     sources = "".join(f'<source src="{_link(path, folder)}" type="{_TYPES[path.suffix.lower()]}">' for path in film.videos)
     track = ""
     if film.cues:
@@ -122,7 +126,6 @@ def _player(film: FilmOnPage, folder: Path) -> str:
         text = base64.b64encode(to_webvtt(film.cues, film.fps).encode()).decode()
         track = f'<track kind="captions" label="Captions" default src="data:text/vtt;base64,{text}">'
     poster = f' poster="{_picture(film.poster, _POSTER_WIDTH)}"' if film.poster is not None else ""
-    shape = f"aspect-ratio:{film.width}/{film.height}"
     return (
         f'<video id="film" controls playsinline preload="metadata" style="{shape}"{poster} aria-label="{escape(film.title)}">'
         f"{sources}{track}</video>"

@@ -128,9 +128,9 @@ class FilmPlan:
 
     @property
     def drawn_texts(self) -> list[str]:
-        """All that is drawn into pictures: cards and burnt captions."""
+        """All that is drawn into pictures: cards and captions, since a GIF has no track for those that are not burnt."""
         cards = [text for card in (self.title_card, self.end_card) if card for text in (card.text, card.subtitle)]
-        return [*cards, *(shot.caption.text for shot in self.shots if shot.caption and shot.caption.burn)]
+        return [*cards, *(shot.caption.text for shot in self.shots if shot.caption)]
 
     @property
     def num_frames(self) -> int:

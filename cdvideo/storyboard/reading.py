@@ -23,6 +23,8 @@ from cdvideo.storyboard.script import KeyPath
 MAX_BYTES = 1_000_000
 MAX_ENTRIES = 50_000
 """Of all files of a storyboard together, each alias counted with all that it stands for."""
+MAX_DEPTH = 50
+"""Of lists and mappings in one another; and of merged anchors in one another."""
 MAX_INCLUDES = 8
 """Files that include one another in a row."""
 MERGED_SECTIONS = ("cast", "look", "defaults")
@@ -101,12 +103,20 @@ class _Reader:
     def _mistaken(self, source: Source, node: yaml.Node, path: KeyPath, message: str, suggestion: str = "") -> None:
         source.mistakes.append(Mistake(_place(source.file, node), spelled(path), message, suggestion))
 
-    def _value(self, node: yaml.Node, path: KeyPath, source: Source, above: set[int]) -> Any:
+    def _count(self, node: yaml.Node, path: KeyPath, source: Source, depth: int) -> None:
+        """Counts an entry. Raises BrokenStoryboard for one too many, and for one too deep."""
         self.num_entries += 1
         if self.num_entries > MAX_ENTRIES:
             message = f"the file unfolds into more than {MAX_ENTRIES:,} entries"
             mistake = Mistake(_place(source.file, node), spelled(path), message, "write fewer aliases (*name) of what holds many itself")
             raise BrokenStoryboard(self.root, [mistake])
+        if depth > MAX_DEPTH:
+            message = f"lists and mappings lie more than {MAX_DEPTH} deep in one another"
+            mistake = Mistake(_place(source.file, node), spelled(path[:4]), message, "a storyboard needs five levels or so")
+            raise BrokenStoryboard(self.root, [mistake])
+
+    def _value(self, node: yaml.Node, path: KeyPath, source: Source, above: set[int]) -> Any:
+        self._count(node, path, source, len(path))
         source.values.setdefault(path, _place(source.file, node))
         if id(node) in above:
             self._mistaken(source, node, path, "the anchor (&name) holds an alias of itself (*name)", "write out what is meant there")
@@ -146,6 +156,7 @@ class _Reader:
             elif id(other) in inside:
                 self._mistaken(source, other, path, "the anchor (&name) holds an alias of itself (*name)", "write out what is meant there")
             else:
+                self._count(other, path, source, len(inside))
                 known = set(own)
                 from_other = Source(source.file, mistakes=source.mistakes)
                 values = self._mapping(other, path, from_other, inside)

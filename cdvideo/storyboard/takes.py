@@ -131,7 +131,9 @@ class Shelf:
             decisive |= {"loras": loras, "sampler": makings.preset.sampler}
         name = f"{shot.number:02d}-{slug(shot.prompts[min(shot.prompts)])[:40]}"
         keys = [json.dumps({**decisive, "seed": shot.seed + take}, sort_keys=True) for take in range(shot.takes)]
-        return [self.folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}" for key in keys]
+        digests = [hashlib.sha256(key.encode()).hexdigest()[:16] for key in keys]
+        # A shot that has another place in the film now lies where it was rendered.
+        return [next(self.folder.glob(f"*-{digest}"), self.folder / f"{name}-{digest}") for digest in digests]
 
     def judged(self, shot: PlannedShot, folders: Sequence[Path]) -> RenderedShot:
         """The shot of finished takes, the best or the chosen one kept."""
@@ -196,4 +198,5 @@ def _prompt_at(prompts: Mapping[int, str], frame: int) -> str:
 
 
 def slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "film"
+    """The text as a part of a file's name: its letters and digits, of whichever script."""
+    return re.sub(r"[\W_]+", "-", text.lower()).strip("-") or "film"

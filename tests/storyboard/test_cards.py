@@ -88,15 +88,33 @@ def test_words_are_wrapped_into_lines_of_nearly_one_length() -> None:
     assert cards._wrapped("abcdefghij", len, 4, True) == ["abcd", "efgh", "ij"]
 
 
-def test_what_nobody_could_read_is_refused() -> None:
-    for attempt in (
-        lambda: caption_overlay("word " * 200, width=128, height=128),
-        lambda: title_card("word " * 300, width=128, height=128),
-        lambda: title_card("Title", width=128, height=128, subtitle="word " * 300),
-    ):
-        with pytest.raises(UserError, match="too long to be read") as caught:
-            attempt()
-        assert "shorten" in caught.value.remedy
+@pytest.mark.parametrize("kind", ["caption", "title", "subtitle"])
+def test_what_nobody_could_read_is_cut_off_and_said(kind: str) -> None:
+    words, size = "word " * 300, {"width": 128, "height": 128}
+    with pytest.warns(UserNote, match="cut off, since it is too long to be read") as caught:
+        picture = {
+            "caption": lambda: caption_overlay(words, **size).on(still(np.zeros((128, 128, 3), np.uint8), 1)[0]),
+            "title": lambda: title_card(words, **size),
+            "subtitle": lambda: title_card("Title", subtitle=words, **size),
+        }[kind]()
+    assert "shorten it" in str(caught[0].message)
+    left, top, right, bottom = box(drawn(picture, (0, 0, 0) if kind == "caption" else PAPER))
+    assert min(left, top) > 0 and max(right, bottom) < 128
+
+
+def test_as_much_is_kept_of_a_long_text_as_there_is_room_for() -> None:
+    typeface, words = Typeface(), " ".join(str(number) for number in range(300))
+    with pytest.warns(UserNote):
+        block = cards._laid_out(words, typeface, (100, 100), size=20, what="A title")
+    kept = " ".join(block.lines)
+    assert kept.endswith("...") and words.startswith(kept[:-3])
+    assert block.height <= 100 < block.height + 2 * cards._MIN_SIZE, "no line more would fit"
+
+
+def test_a_picture_without_room_for_a_letter_is_refused() -> None:
+    with pytest.raises(UserError, match="too long to be read") as caught:
+        caption_overlay("words", width=8, height=8)
+    assert "shorten" in caught.value.remedy
 
 
 def test_letters_that_the_font_lacks_are_named() -> None:

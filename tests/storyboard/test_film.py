@@ -103,7 +103,7 @@ def test_a_film_is_what_its_storyboard_says(tmp_path):
     described = video.describe(film.files["mp4"])
     assert described["fps"] == 8
     srt = film.files["srt"].read_text()
-    assert "00:00:00,500 --> 00:00:01,125\nOnce" in srt and "00:00:01,125 --> 00:00:01,750\nIt snowed" in srt
+    assert "00:00:00,500 --> 00:00:01,125\nOnce" in srt and "It snowed" not in srt, "what is burnt in is no subtitle"
     assert film.page.read_text().count("<video") >= 1 and film.sheet.exists()
     record = video.read_record(film.files["mp4"])
     assert [shot["prompt"] for shot in record["shots"]] == ["a bear on the beach", "a bear in the snow"]
@@ -125,6 +125,24 @@ def test_nothing_is_rendered_twice(tmp_path):
     film, counter = film_of(tmp_path, TWO.replace("seed: 3", "seed: 4"))
     assert film.num_rendered == 1 and counter.takes == [(1, 1, True), (2, 1, False)]
     assert film_of(tmp_path, TWO)[0].num_rendered == 0, "going back finds the shot of before"
+    moved = TWO.replace("shots:\n", "shots:\n  - prompt: a bear in the forest\n")
+    film, counter = film_of(tmp_path, moved)
+    assert sorted(counter.takes) == [(1, 1, False), (2, 1, True), (3, 1, True)], "a shot is the same wherever it stands"
+    assert all(np.array_equal(old, new) for old, new in zip(before, frames_of(film)[1:], strict=True))
+
+
+def test_captions_are_found_out_before_anything_is_rendered_and_subtitles_are_those_of_the_track(tmp_path):
+    lost = TWO.replace("- prompt: a bear on the beach", "- {prompt: a bear on the beach, caption: 漢}")
+    with pytest.raises(UserError, match="漢"):
+        film_of(tmp_path, lost, formats=("gif",))
+    assert not list((tmp_path / "film").glob("shots/*/")), "although an MP4 would not draw it"
+
+    shown = TWO.replace("seed: 3", "seed: 3, caption: Für dich")
+    film, _ = film_of(tmp_path, shown, formats=("gif",))
+    assert "Für dich" in film.files["srt"].read_text()
+    burnt = shown.replace("Für dich", "{text: Für dich, burn: true}")
+    film, _ = film_of(tmp_path, burnt, formats=("gif",))
+    assert "srt" not in film.files and not list((tmp_path / "film").glob("*.srt")), "players would show it twice"
 
 
 def test_a_film_that_lies_there_loads_nothing_and_hires_nobody(tmp_path, monkeypatch):

@@ -123,6 +123,23 @@ def test_aliases_that_unfold_without_end_are_refused(read):
     assert "unfolds into more than 50,000 entries" in mistake_of(read, bomb)
 
 
+def test_merges_that_unfold_without_end_are_refused(read):
+    letters = "abcdefg"
+    bomb = "x-a: &a {one: 1}\n" + "".join(
+        f"x-{after}: &{after} {{<<: [{','.join([f'*{before}'] * 20)}]}}\n" for before, after in itertools.pairwise(letters)
+    )
+    assert "unfolds into more than 50,000 entries" in mistake_of(read, bomb)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["x: " + "[" * 90 + "]" * 90 + "\n", "x-0: &a0 {one: 1}\n" + "".join(f"x-{n}: &a{n} {{<<: *a{n - 1}}}\n" for n in range(1, 90))],
+    ids=["lists", "merges"],
+)
+def test_what_lies_too_deep_is_refused(read, content):
+    assert "more than 50 deep" in mistake_of(read, content)
+
+
 def test_the_limit_of_entries_is_that_of_all_files_together(read, monkeypatch):
     monkeypatch.setattr("cdvideo.storyboard.reading.MAX_ENTRIES", 100)
     some = "shots: [" + "{prompt: a}," * 20 + "]\n"

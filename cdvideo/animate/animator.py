@@ -9,6 +9,7 @@ from typing import Any
 
 from cdvideo import base, motion
 from cdvideo.animate.render import Studio
+from cdvideo.animate.reuse import EXACT, speed_of
 from cdvideo.base.lora import load_lora
 from cdvideo.concept import Concept
 from cdvideo.video import Clip
@@ -23,13 +24,19 @@ class Animator:
         *,
         motion: str | None = None,
         motion_norm: str = "frame",
+        joining: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
     ) -> None:
-        """`base` is the first concept's, or pocket, where it is None; `motion` is the base's own."""
-        self._base, self._motion, self._motion_norm = base, motion, motion_norm
-        self._loading: dict[str, Any] = {"device": device, "dtype": dtype, "offline": offline}
+        """`base` is the first concept's, or pocket, where it is None; `motion` is the base's own; `joining` is as for a `Studio`.
+
+        With `dtype` "auto" each clip is rendered in the precision that suits its speed.
+        """
+        self._base, self._motion = base, motion
+        self._joining: dict[str, Any] = {"motion_norm": motion_norm, "joining": joining}
+        self._loading: dict[str, Any] = {"device": device, "offline": offline}
+        self._asked_dtype = self._dtype = dtype
         self._concepts: list[tuple[Concept, float]] = []
         self._loras: list[tuple[str, float]] = []
         self._studio: Studio | None = None
@@ -49,24 +56,31 @@ class Animator:
 
     def animate(self, prompt: str | None = None, *, camera: Sequence[str] = (), **settings: Any) -> Clip:
         """The clip of a prompt, or of `prompts` by frame; `camera` are moves such as "zoom-in:0.6", `settings` those of `Studio.clip`."""
+        self._compute_in(speed_of(settings.get("speed", EXACT)).precision(self._asked_dtype))
         studio = self.studio
         cameras = studio.camera_moves(camera, offline=self._loading["offline"])
         return studio.clip(prompt, cameras=cameras, **settings)
 
     def draw(self, prompt: str, **settings: Any) -> Clip:
         """The still of a prompt, a clip of one frame; `settings` are those of `Studio.still`."""
+        self._compute_in(self._asked_dtype)
         return self.studio.still(prompt, **settings)
+
+    def _compute_in(self, dtype: str) -> None:
+        if dtype != self._dtype:
+            self.close()
+            self._dtype = dtype
 
     @property
     def studio(self) -> Studio:
         """What renders: the base with the concepts and the motion module in it."""
         if self._studio is None:
             name = self._base or (self._concepts[0][0].header.base if self._concepts else "pocket")
-            loaded = base.load(name, **self._loading)
+            loaded = base.load(name, dtype=self._dtype, **self._loading)
             offline = self._loading["offline"]
             module = motion.motion_for(loaded, self._motion, offline=offline)
             loras = [(load_lora(source, base=loaded, offline=offline), strength) for source, strength in self._loras]
-            self._studio = Studio(loaded, self._concepts, module, motion_norm=self._motion_norm, loras=loras)
+            self._studio = Studio(loaded, self._concepts, module, loras=loras, **self._joining)
         return self._studio
 
     def close(self) -> None:

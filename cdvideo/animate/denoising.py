@@ -46,8 +46,9 @@ def denoised(
     on_step: OnStep | None = None,
     on_prediction: OnPrediction | None = None,
 ) -> Tensor:
-    """Denoised latents (1, C, F, H, W) of a clip of `num_frames`, or (1, C, H, W) of a still where that is None.
+    """Denoised latents (1, C, F, H, W) in fp32 of a clip of `num_frames`, or (1, C, H, W) of a still where that is None.
 
+    Between the steps all is fp32, whatever the base computes in: hundreds of small steps in fewer bits add up to noise of their own.
     `settings` are those of `sampling_settings`. Each round after the first starts from the noise that FreeInit makes of the one before.
     """
     width, height = (side // base.latent_factor for side in settings["size"])
@@ -55,10 +56,10 @@ def denoised(
     generator = noise_generator(settings["seed"])
 
     def draw() -> Tensor:
-        return initial_noise(shape, window, generator).to(base.device, base.dtype)
+        return initial_noise(shape, window, generator).to(base.device)
 
     latents = noise = first = draw()
-    clean = start.latents(base).reshape(shape) if start else None
+    clean = start.latents(base).float().reshape(shape) if start else None
     with SparingPredictor(base, noise_predictor(unet)) as plain:
         for number in range(rounds):
             scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
@@ -81,11 +82,13 @@ def denoised(
     return latents
 
 
-def _predictor(unet: Any, plain: NoisePredictor, num_frames: int | None, *, window: int, loop: bool, speed: Speed) -> NoisePredictor:
+def _predictor(unet: Any, plain: SparingPredictor, num_frames: int | None, *, window: int, loop: bool, speed: Speed) -> NoisePredictor:
     if num_frames is None:
         return plain
-    predict = FeatureReuse(unet, plain, every=speed.reuse_every, steady=not loop) if speed.reuse_every > 1 else plain
-    return windowed(predict, window=window, loop=loop, moved_every=speed.reuse_every)
+    if speed.reuse_every == 1:
+        return windowed(plain, window=window, loop=loop)
+    predict = FeatureReuse(unet, plain, every=speed.reuse_every, steady=not loop)
+    return windowed(predict, window=window, loop=loop, moved_every=speed.reuse_every, begin_step=predict.begin_step)
 
 
 def _in_round(on_step: OnStep | None, number: int, rounds: int) -> OnStep | None:
@@ -95,10 +98,11 @@ def _in_round(on_step: OnStep | None, number: int, rounds: int) -> OnStep | None
 
 
 def noise_predictor(unet: Any) -> NoisePredictor:
-    """The noise that a UNet sees in pictures (B, C, H, W), or a motion UNet in clips (B, C, F, H, W)."""
+    """The noise, in fp32, that a UNet sees in pictures (B, C, H, W), or a motion UNet in clips (B, C, F, H, W)."""
 
     def predict_noise(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        return unet(latents, timestep, encoder_hidden_states=states_by_row(latents, states)).sample
+        noise: Tensor = unet(latents.to(unet.dtype), timestep, encoder_hidden_states=states_by_row(latents, states)).sample
+        return noise.float()
 
     return predict_noise
 

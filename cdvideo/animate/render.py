@@ -37,14 +37,17 @@ from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, lo
 from cdvideo.sampling import WINDOW, OnPrediction, OnStep
 from cdvideo.video import Clip
 
+JOININGS = ("local", "merge", "whole")
+
 
 class Studio:
     """A base with concepts in it and, for clips, a motion module attached: set up once, rendered with many times.
 
     `concepts` are concepts, or pairs of a concept and its strength. One alone is put into the base as it was trained; of several, each
-    works on its own phrase (`joining` "local" does so with one alone, too). Tokens of the same name become `V1*`, `V2*` in the order given.
-    `loras` are LoRAs for the image model and their strengths, beside those that the motion module needs: they go in first, concepts on top
-    of them, and then the motion module is attached. `close` (or the end of a `with` block) takes all out of the base again.
+    works on its own phrase (`joining` "local" does so with one alone, too), or with "merge" they are merged into one before. Tokens of the
+    same name become `V1*`, `V2*` in the order given. `loras` are LoRAs for the image model and their strengths, beside those that the
+    motion module needs: they go in first, concepts on top of them, and then the motion module is attached. `close` (or the end of a `with`
+    block) takes all out of the base again.
     """
 
     def __init__(
@@ -57,17 +60,17 @@ class Studio:
         loras: Sequence[WeightedImageLora] = (),
     ) -> None:
         pairs = [(one, 1.0) if isinstance(one, Concept) else one for one in concepts]
-        names = distinct_names([concept.header.tokens for concept, _ in pairs])
         self.base, self.motion, self.motion_norm = base, motion, motion_norm
         self.loras = together(motion.loras if motion else (), loras)
-        self._digests = [concept.digest for concept, _ in pairs]
-        self.joining = joining or ("whole" if len(pairs) < 2 else "local")
-        if self.joining == "whole" and len(pairs) > 1:
-            raise ValueError("several concepts are joined locally, or merged into one before")
+        self.joining = _joining_of(joining, len(pairs))
+        self._recorded = describe_local(pairs, [concept.digest for concept, _ in pairs])
+        if self.joining == "merge":
+            pairs = [(_merged(base, pairs), 1.0)]
         self._inside: list[Injection | Vocabulary] = []
         self._motion_unet: Any = None
         self._lora_injection = ImageLoraInjection(base, self.loras)
         try:
+            names = distinct_names([concept.header.tokens for concept, _ in pairs])
             renamed = [(concept.renamed(own), strength) for (concept, strength), own in zip(pairs, names, strict=True)]
             self.concepts = [(self._lora_injection.beneath(concept), strength) for concept, strength in renamed]
             if self.joining == "local":
@@ -316,10 +319,29 @@ class Studio:
             "base_fingerprint": self.base.fingerprint,
             "dtype": str(self.base.dtype).removeprefix("torch."),
             "loras": describe_loras(self.loras),
-            "concepts": describe_local(self.concepts, self._digests),
+            "concepts": self._recorded,
             "joining": self.joining,
             "versions": versions(),
         }
+
+
+def _joining_of(name: str | None, num_concepts: int) -> str:
+    """How so many concepts are joined; one alone is whole in the base unless it is asked to be local. Raises UserError."""
+    if name not in (None, *JOININGS):
+        raise UserError(f"there is no joining {name!r}", remedy=f"one of: {', '.join(JOININGS)}")
+    if num_concepts < 2:
+        return "local" if name == "local" else "whole"
+    if name == "whole":
+        raise UserError("several concepts cannot all be whole in the base", remedy="join them by local or merge")
+    return name or "local"
+
+
+def _merged(base: Base, concepts: Sequence[LocalConcept]) -> Concept:
+    from cdvideo.interop import merge
+
+    if any(strength != 1 for _, strength in concepts):
+        raise UserError("merged concepts have no strengths of their own", remedy="leave the strengths out, or join them by local")
+    return merge(base, [concept for concept, _ in concepts]).concept
 
 
 def _check_black(frames: NDArray[np.uint8]) -> None:

@@ -130,11 +130,20 @@ def _concept(entry: Mapping[str, Any], source: Path) -> Concept:
     """The concept of a record's entry: where it was, beside the clip, or under `concepts/`, known by its digest."""
     name = Path(entry["file"] or "concept.safetensors")
     candidates = dict.fromkeys([name, source.parent / name.name, *sorted(Path("concepts").glob("*.safetensors"))])
-    found = [Concept.load(path) for path in candidates if path.exists()]
-    match = next((concept for concept in found if concept.digest == entry["digest"]), None)
-    if match is not None:
-        return match
-    others = ", ".join(str(concept.source) for concept in found)
+    found = []
+    for path in candidates:
+        if not path.exists():
+            continue
+        try:
+            concept = Concept.load(path)
+        except UserError:
+            if path == name:
+                raise
+            continue
+        if concept.digest == entry["digest"]:
+            return concept
+        found.append(path)
+    others = ", ".join(map(str, found))
     raise UserError(
         f"the concept of {', '.join(entry['tokens'])} that made {source} is not here",
         cause=f"{others} differ{'s' if len(found) == 1 else ''} from it" if found else f"there is no {name}",

@@ -9,6 +9,7 @@ Shapes: `B` clips of a pass, `C` latent channels, `F` frames, `H W` latent heigh
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from cdvideo.animate.sparing import SparingPredictor
 from cdvideo.base.catalog import BasePreset
 from cdvideo.errors import UserError
-from cdvideo.sampling import NoisePredictor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,24 +68,27 @@ def speed_of(name: str | Speed) -> Speed:
 class FeatureReuse:
     """A noise predictor for clips over a `UNetMotionModel` that computes deep features at every `every`-th step alone.
 
-    Within a step it may be called for several windows; each has its own features, so memory grows with a clip's length. Windows must stay
-    where they are for `every` steps.
+    Between two calls of `begin_step` it may be called for several windows; each has its own features, so memory grows with a clip's
+    length. Windows must stay where they are for `every` steps.
     """
 
-    def __init__(self, unet: Any, predict_noise: NoisePredictor, *, every: int, steady: bool = True) -> None:
+    def __init__(self, unet: Any, predict_noise: SparingPredictor, *, every: int, steady: bool = True) -> None:
         """`steady` says that windows show the same frames at every step, which a loop's do not: theirs are not drawn on."""
         self.unet, self.predict_noise, self.every, self.steady = unet, predict_noise, every, steady
         self._step, self._window = -1, 0
-        self._timestep: Tensor | None = None
         self._features: list[Tensor] = []
         self._changes: list[Tensor | None] = []
 
+    def begin_step(self) -> None:
+        """Says that the next call is of the next step; its timestep may be the same, as some samplers' are."""
+        self._step, self._window = self._step + 1, 0
+
     def __call__(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        if self._timestep is None or timestep != self._timestep:
-            self._step, self._window, self._timestep = self._step + 1, 0, timestep
         window, self._window = self._window, self._window + 1
         if since := self._step % self.every:
-            return shallow_noise(self.unet, latents, timestep, states, self._drawn_on(window, since / self.every))
+            # Where guidance has ended, the features of the second half are the prompt's.
+            features = self._drawn_on(window, since / self.every)[-latents.shape[0] * latents.shape[2] :]
+            return self.predict_noise.within_memory(functools.partial(shallow_noise, self.unet), latents, timestep, states, features)
         noise_pred, features = self._whole(latents, timestep, states)
         self._remember(window, features)
         return noise_pred
@@ -123,22 +127,20 @@ class FeatureReuse:
 
 
 def shallow_noise(unet: Any, latents: Tensor, timestep: Tensor, states: Tensor, features: Tensor) -> Tensor:
-    """The noise (B, C, F, H, W) by the last layer alone, on the deep `features` of an earlier step.
-
-    Where `latents` have half as many clips as then, because guidance has ended, the features of the second half are theirs.
-    """
+    """The noise (B, C, F, H, W) in fp32 by the last layer alone, on the deep `features` (B F, C', H, W) of an earlier step."""
+    latents = latents.to(features.dtype)
     num_clips, _, num_frames = latents.shape[:3]
     embedding = unet.time_embedding(unet.time_proj(timestep.expand(num_clips)).to(latents.dtype))
     embedding = embedding.repeat_interleave(num_frames, dim=0)
     skipped = unet.conv_in(rearrange(latents, "b c f h w -> (b f) c h w"))
     block = unet.up_blocks[-1]
-    hidden = block.resnets[-1](torch.cat([features[-len(skipped) :], skipped], dim=1), embedding)
+    hidden = block.resnets[-1](torch.cat([features, skipped], dim=1), embedding)
     if hasattr(block, "attentions"):
         hidden = block.attentions[-1](hidden, encoder_hidden_states=states_by_row(latents, states), return_dict=False)[0]
     hidden = block.motion_modules[-1](hidden, num_frames=num_frames)
     if unet.conv_norm_out:
         hidden = unet.conv_act(unet.conv_norm_out(hidden))
-    return rearrange(unet.conv_out(hidden), "(b f) c h w -> b c f h w", f=num_frames)
+    return rearrange(unet.conv_out(hidden).float(), "(b f) c h w -> b c f h w", f=num_frames)
 
 
 def states_by_row(latents: Tensor, states: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Callable
 from types import TracebackType
 
 import torch
@@ -26,9 +27,13 @@ class SparingPredictor:
         self._in_turn, self._set_aside = False, False
 
     def __call__(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+        return self.within_memory(self.predict_noise, latents, timestep, states)
+
+    def within_memory(self, predict: Callable[..., Tensor], latents: Tensor, timestep: Tensor, *others: Tensor) -> Tensor:
+        """`predict(latents, timestep, *others)`, in turn where it must be; `others` have as many rows as `latents`, or a multiple."""
         while True:
             try:
-                return self._predicted(latents, timestep, states)
+                return self._predicted(predict, latents, timestep, *others)
             except torch.OutOfMemoryError as error:
                 if not self._made_do(len(latents)):
                     width, height = (side * self.base.latent_factor for side in (latents.shape[-1], latents.shape[-2]))
@@ -42,11 +47,11 @@ class SparingPredictor:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _predicted(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+    def _predicted(self, predict: Callable[..., Tensor], latents: Tensor, timestep: Tensor, *others: Tensor) -> Tensor:
         if not self._in_turn or len(latents) == 1:
-            return self.predict_noise(latents, timestep, states)
-        rows = zip(latents.split(1), states.split(1), strict=True)
-        return torch.cat([self.predict_noise(row, timestep, of_row) for row, of_row in rows])
+            return predict(latents, timestep, *others)
+        rows = zip(latents.split(1), *(other.chunk(len(latents)) for other in others), strict=True)
+        return torch.cat([predict(row, timestep, *of_row) for row, *of_row in rows])
 
     def _made_do(self, num_rows: int) -> bool:
         """Whether there was something left to spare."""

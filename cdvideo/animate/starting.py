@@ -80,33 +80,44 @@ def start_from(source: StartSource, strength: float | None, *, size: tuple[int, 
             f"--strength {strength:g} is not between 0 and 1", remedy="near 0 keeps what --init shows, 1 draws all of it anew; 0.7 is usual"
         )
     name = None if isinstance(source, Clip) else os.fspath(source)
-    frames = source.frames if isinstance(source, Clip) else read_start(Path(source))
     wanted = num_frames or 1
+    frames = source.frames if isinstance(source, Clip) else read_start(Path(source), most=wanted + 1)
     if 1 < len(frames) < wanted:
         raise UserError(
             f"{name or 'the clip to start from'} has {len(frames)} frames, and {wanted} are to be rendered",
             remedy=f"choose --frames {len(frames)}, or start from a picture",
         )
     if len(frames) > wanted:
-        warnings.warn(f"of the {len(frames)} frames of {name or 'the clip'} the first {wanted} are used", UserNote, stacklevel=3)
+        used = "frame is" if wanted == 1 else f"{wanted} frames are"
+        warnings.warn(f"of {name or 'the clip to start from'} the first {used} used", UserNote, stacklevel=3)
     fitted = np.stack([_fitted(frame, size) for frame in frames[:wanted]])
     return Start(fitted if len(fitted) == wanted else np.repeat(fitted, wanted, axis=0), strength, name)
 
 
-def read_start(path: Path) -> Frames:
-    """The frames (F, H, W, 3) of a clip, or the one of a picture in any format that Pillow reads. Raises UserError."""
+def read_start(path: Path, *, most: int | None = None) -> Frames:
+    """The frames (F, H, W, 3) of a clip, its first `most` or all, or the one of a picture in any format that Pillow reads.
+
+    What is transparent becomes white. Raises UserError.
+    """
     if path.is_file():
         try:
             with Image.open(path) as picture:
                 if getattr(picture, "n_frames", 1) == 1:
-                    return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[None]
+                    return np.asarray(_opaque(ImageOps.exif_transpose(picture)))[None]
         except UnidentifiedImageError:
             pass
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"{path} cannot be read as a picture", cause=str(error), remedy="copy it again, or give another file"
             ) from error
-    return read(path).frames
+    return read(path, most=most).frames
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    drawn = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
 
 
 def _fitted(frame: Frames, size: tuple[int, int]) -> Frames:

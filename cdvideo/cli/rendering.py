@@ -68,18 +68,8 @@ def open_studio(
     name = base_name or (concepts[0][0].header.base if concepts else "pocket")
     loaded = base.load(name, device=device, dtype=dtype, offline=offline)
     module = motion.motion_for(loaded, motion_name, offline=offline) if with_motion else None
-    if joining == "merge" and len(concepts) > 1:
-        concepts = [(_merged(loaded, concepts), 1.0)]
     loaded_loras = [(load_lora(source, base=loaded, offline=offline), strength) for source, strength in weighted]
-    return Studio(loaded, concepts, module, motion_norm=motion_norm, loras=loaded_loras)
-
-
-def _merged(loaded: base.Base, concepts: Sequence[tuple[Concept, float]]) -> Concept:
-    from cdvideo.interop import merge
-
-    if any(strength != 1 for _, strength in concepts):
-        raise UserError("merged concepts have no strengths of their own", remedy="leave the strengths out, or use --joining local")
-    return merge(loaded, [concept for concept, _ in concepts]).concept
+    return Studio(loaded, concepts, module, motion_norm=motion_norm, joining=joining if len(concepts) > 1 else None, loras=loaded_loras)
 
 
 def say_memory(studio: Studio, *, num_frames: int, size: tuple[int, int] | None) -> None:

@@ -200,7 +200,7 @@ def motion_of(track: NDArray[np.floating], tilt: NDArray[np.floating], width: ND
     return strongest if strengths[strongest] >= ENOUGH else None
 
 
-LEANS, WIDTHS_SEEN = torch.linspace(-0.75, 0.75, 31), torch.linspace(0.2, 0.9, 8)
+LEANS, WIDTHS_SEEN = torch.linspace(-0.75, 0.75, 31), torch.linspace(0.2, 1.0, 9)
 """The turns in the picture that `turns` tries, in radians, and the widths of a subject that turns about its upright axis."""
 CELLS, REACH = 32, 0.55
 
@@ -211,12 +211,12 @@ def turns(frames: NDArray[np.uint8], poses: NDArray[np.floating]) -> tuple[NDArr
 
     The network reads a small lean as even smaller, and no width at all. So the first frame's subject is leaned, or narrowed and perhaps
     mirrored, about its centre, which `poses` (F, 4) gives, until it looks most like each frame's: the best normalised correlation in a soft
-    window over it.
+    window over it. A subject does one or the other: whichever explains the clip as a whole better.
     """
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, CELLS)] * 2, indexing="ij")
     window = torch.exp(-2 * (x**2 + y**2))
     pictures = torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float()
-    narrowed = torch.cat([-torch.ones(1), -WIDTHS_SEEN, WIDTHS_SEEN])
+    narrowed = torch.cat([-WIDTHS_SEEN, WIDTHS_SEEN])
     leans = torch.cat([LEANS, torch.zeros(len(narrowed))])
     widths = torch.cat([torch.ones(len(LEANS)), narrowed])
 
@@ -232,8 +232,11 @@ def turns(frames: NDArray[np.uint8], poses: NDArray[np.floating]) -> tuple[NDArr
         return F.normalize(values.flatten(1), dim=1)
 
     first = cut(0, torch.zeros(1), torch.ones(1))[0]
-    likeliest = torch.tensor([int((cut(index, leans, widths) @ first).argmax()) for index in range(len(pictures))])
-    return leans[likeliest].numpy(), widths[likeliest].abs().numpy()
+    likeness = torch.stack([cut(index, leans, widths) @ first for index in range(len(pictures))])
+    leaning, turning = likeness[:, : len(LEANS)].max(1), likeness[:, len(LEANS) :].max(1)
+    if leaning.values.sum() > turning.values.sum():
+        return leans[leaning.indices].numpy(), np.ones(len(pictures), np.float32)
+    return np.zeros(len(pictures), np.float32), narrowed[turning.indices].abs().numpy()
 
 
 def _slope(moments: NDArray[np.floating], values: NDArray[np.floating]) -> float:

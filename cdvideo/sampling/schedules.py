@@ -53,10 +53,13 @@ def make_scheduler(name: str, num_inference_steps: int, device: Any = "cpu", sam
         raise UserError(f"no schedule {name!r}", remedy=f"one of: {', '.join(SCHEDULES)}")
     if sampler not in SAMPLERS:
         raise UserError(f"no sampler {sampler!r}", remedy=f"one of: {', '.join(SAMPLERS)}")
-    if not 1 <= num_inference_steps <= 1000:
-        raise UserError(f"cannot sample in {num_inference_steps} steps", remedy="choose --steps from 1 to 1000; 25 is usual")
     kind, own = SAMPLERS[sampler]
     settings = {key: value for key, value in SCHEDULES[name].items() if sampler == "ddim" or key not in _DDIM_ALONE}
     scheduler = kind(**settings, **own)
+    most, usual = scheduler.config.get("original_inference_steps", 1000), 6 if sampler == "lcm" else 25
+    if not 1 <= num_inference_steps <= most:
+        raise UserError(
+            f"cannot sample in {num_inference_steps} steps with {sampler}", remedy=f"choose --steps from 1 to {most}; {usual} is usual"
+        )
     scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler

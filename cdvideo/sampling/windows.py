@@ -6,6 +6,8 @@ Shapes: `B` batch, `C` latent channels, `F` frames of the clip, `W` frames of a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -40,12 +42,19 @@ def window_weights(size: int, overlap: int = OVERLAP) -> Tensor:
 
 
 def windowed(
-    predict_noise: NoisePredictor, *, window: int = WINDOW, overlap: int = OVERLAP, loop: bool = False, moved_every: int = 1
+    predict_noise: NoisePredictor,
+    *,
+    window: int = WINDOW,
+    overlap: int = OVERLAP,
+    loop: bool = False,
+    moved_every: int = 1,
+    begin_step: Callable[[], None] | None = None,
 ) -> NoisePredictor:
     """`predict_noise` for clips (B, C, F, H, W) of any length: of each window on its own, blended where windows overlap.
 
     Text states are (B, L, D), or (B, F, L, D) where frames have their own, and then each window gets its frames'.
     A loop's windows start elsewhere at every step, or every `moved_every` steps, so that no frame is always at a border.
+    `begin_step` is called before the windows of each step.
     """
     calls = 0
 
@@ -53,6 +62,8 @@ def windowed(
         nonlocal calls
         windows = window_frames(latents.shape[2], window=window, overlap=overlap, loop=loop, shift=calls // moved_every * overlap)
         calls += 1
+        if begin_step:
+            begin_step()
         if len(windows) == 1:
             return predict_noise(latents, timestep, states)
         total, weight = torch.zeros_like(latents, dtype=torch.float32), torch.zeros(latents.shape[2], device=latents.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,23 +28,24 @@ _FALLBACK_FPS = 8.0
 _READABLE = "give an .mp4, .webm, .gif, .png or a folder of frame_0000.png, frame_0001.png, ..."
 
 
-def read(path: StrPath) -> Clip:
+def read(path: StrPath, *, most: int | None = None) -> Clip:
     """The Clip in an MP4, WebM, GIF, PNG or folder of frames, with its record ({} where there is none).
 
-    Frames are 8-bit RGB at the file's own size; `fps` is the mean rate, and 8 for pictures that carry none. Raises UserError
-    where there is no such file, where it is of another kind, and where it is damaged or ends early.
+    Of its frames, the first `most` are decoded, or all. They are 8-bit RGB at the file's own size; `fps` is the mean rate, and 8 for
+    pictures that carry none. Raises UserError where there is no such file, where it is of another kind, and where it is damaged or ends
+    early.
     """
     file = Path(path)
     with _damage_explained(file):
         match kind := _kind_on_disk(file):
             case "folder":
-                frames, fps = _read_pngs(_frame_files(file))
+                frames, fps = _read_pngs(_frame_files(file)[:most])
             case "png":
                 frames, fps = _read_pngs([file])
             case "gif":
-                frames, fps = _read_gif(file)
+                frames, fps = _read_gif(file, most)
             case _:
-                frames, fps = _read_video(file)
+                frames, fps = _read_video(file, most)
         return Clip(frames=frames, fps=fps, record=_record(file, kind) or {})
 
 
@@ -182,13 +184,13 @@ def _describe_pngs(files: list[Path]) -> tuple[int, int, int, float, str]:
         return image.width, image.height, len(files), float(image.info.get(PNG_FPS_KEY, _FALLBACK_FPS)), "png"
 
 
-def _read_gif(file: Path) -> tuple[NDArray[np.uint8], float]:
+def _read_gif(file: Path, most: int | None) -> tuple[NDArray[np.uint8], float]:
     from PIL import Image, ImageSequence
 
     layout = parse_gif(file.read_bytes())
     with Image.open(file, formats=["GIF"]) as image:
-        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
-    if len(frames) != len(layout.delays):
+        frames = [np.asarray(frame.convert("RGB")) for frame in itertools.islice(ImageSequence.Iterator(image), most)]
+    if len(frames) != len(layout.delays[:most]):
         raise ValueError(f"{len(frames)} of its {len(layout.delays)} frames can be decoded")
     return np.stack(frames), layout.fps
 
@@ -211,18 +213,20 @@ def _fps_of(stream: VideoStream) -> float:
     return float(rate) if rate else _FALLBACK_FPS
 
 
-def _read_video(file: Path) -> tuple[NDArray[np.uint8], float]:
+def _read_video(file: Path, most: int | None) -> tuple[NDArray[np.uint8], float]:
     frames: list[NDArray[np.uint8]] = []
     end = 0.0
     with _opened(file) as (container, stream):
         fps = _fps_of(stream)
         stream.thread_type = "AUTO"
-        for frame in filtered(container.decode(stream), to_rgb):
+        for frame in itertools.islice(filtered(container.decode(stream), to_rgb), most):
             frames.append(np.asarray(frame.to_ndarray(), dtype=np.uint8))
             end = (frame.time or 0.0) + 1 / fps
         num_promised, promised_end = stream.frames, _promised_end(stream)
     if not frames:
         raise ValueError("none of its frames can be decoded")
+    if len(frames) == most:
+        return np.stack(frames), fps
     if len(frames) < num_promised:
         raise ValueError(f"it ends early: {len(frames)} of {num_promised} frames can be decoded")
     if end < promised_end - 0.5 / fps:

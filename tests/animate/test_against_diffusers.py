@@ -5,9 +5,14 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from safetensors.torch import load_file
+
 from cdvideo.animate import Studio
 from cdvideo.errors import UserError, UserNote
+from cdvideo.resources import resource
 from cdvideo.sampling import SAMPLERS, denoise, make_scheduler, seeded_noise
+from tests.animate.test_over_time import latents_of
+from tests.motion.test_lora import hub_lora
 from tests.pipelines import animatediff_pipeline
 
 PROMPT, NEGATIVE = "a bear reading a book in the snow", "bad quality, worse quality"
@@ -37,6 +42,31 @@ def test_clip_latents_agree_with_animatediff_pipeline(pocket, pocket_motion, sch
         latents=noise.clone(), output_type="latent", generator=torch.Generator().manual_seed(9),
     ).frames  # fmt: skip
     assert (latents - theirs).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+@pytest.mark.parametrize("moves", [{}, {"zoom-in": 1.0, "pan-left": 0.6}], ids=["still", "camera"])
+def test_a_studios_clip_is_the_pipelines(pocket, pocket_motion, monkeypatch, guidance, moves):
+    """With and without guidance and negative prompt, and with MotionLoRAs that diffusers' own loader put into its UNet through peft."""
+    pytest.importorskip("peft")
+    negative = NEGATIVE if moves else ""
+    settings = {"num_frames": 4, "num_inference_steps": 3, "guidance_scale": guidance}
+    with Studio(pocket, [], pocket_motion, motion_norm="diffusers") as studio:
+        cameras = studio.camera_moves([f"{move}:{strength}" for move, strength in moves.items()])
+        latents = latents_of(studio, monkeypatch, prompt=PROMPT, negative=negative, seed=3, cameras=cameras, size=(64, 64), **settings)
+    pipeline = animatediff_pipeline(pocket, 3)
+    for move in moves:
+        state = hub_lora(load_file(resource("motion_modules", "pocket", "loras", f"{move}.safetensors")))
+        state, alphas, metadata = pipeline.lora_state_dict(
+            {name: value.float() for name, value in state.items()}, return_lora_metadata=True
+        )
+        pipeline.load_lora_into_unet(state, alphas, pipeline.unet, adapter_name=move, metadata=metadata)
+    if moves:
+        pipeline.unet.set_adapters(list(moves), list(moves.values()))
+    theirs = pipeline(
+        PROMPT, negative_prompt=negative, height=64, width=64, latents=seeded_noise(3, (1, 4, 4, 8, 8)), output_type="latent", **settings
+    ).frames
+    assert (latents - theirs[0].transpose(0, 1)).abs().max() < 1e-4
 
 
 def test_still_latents_agree_with_stable_diffusion_pipeline(pocket):

@@ -37,6 +37,19 @@ def test_a_clip_is_rendered_again_with_its_concept():
     assert refused.exit_code == 2 and "concepts/bear.safetensors" in refused.output and not Path("d").exists()
 
 
+def test_merged_concepts_are_merged_again_and_other_files_do_not_matter():
+    trained("0")
+    Path("cat.safetensors").write_bytes(Path("concepts/bear.safetensors").read_bytes())
+    Path("concepts/broken.safetensors").write_bytes(b"no concept")
+    two = ("--concept", "concepts/bear.safetensors", "--concept", "cat.safetensors", "--joining", "merge")
+    quick = ("--prompt", "a V1* bear and a V2* bear", "--frames", "2", "--steps", "1", "--size", "64x64")
+    made = call("animate", *two, *quick, "--out", "a")
+    assert made.exit_code == 0, made.output
+    again = call("animate", "--replay", "a", "--out", "b")
+    assert again.exit_code == 0, again.output
+    assert np.array_equal(read("a").frames, read("b").frames) and read("b").record["joining"] == "merge"
+
+
 def test_a_still_is_rendered_again():
     assert call("image", "--prompt", "a fox", "--steps", "2", "--out", "a.png").exit_code == 0
     assert call("image", "--replay", "a.png").exit_code == 0

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from cdvideo import base, motion
 from cdvideo.animate import Studio
 from cdvideo.animate.denoising import noise_predictor
 from cdvideo.animate.reuse import SPEEDS, FeatureReuse, Speed, shallow_noise
+from cdvideo.animate.sparing import SparingPredictor
 from cdvideo.errors import UserError
-from cdvideo.sampling import seeded_noise
+from cdvideo.sampling import make_scheduler, seeded_noise
 from cdvideo.video import Clip
 from tests.animate.test_over_time import latents_of
 from tests.pipelines import animatediff_pipeline
@@ -41,9 +43,9 @@ def test_features_of_now_are_the_whole_unet(pocket, pocket_motion):
     states = pocket.text_states(["a bear", "a fox"]).detach()
     with torch.no_grad(), Studio(pocket, [], pocket_motion) as studio:
         unet = studio._motion_unet
-        whole, features = FeatureReuse(unet, noise_predictor(unet), every=2)._whole(latents, timestep, states)
+        whole, features = FeatureReuse(unet, SparingPredictor(pocket, noise_predictor(unet)), every=2)._whole(latents, timestep, states)
         both = shallow_noise(unet, latents, timestep, states, features)
-        half = shallow_noise(unet, latents[1:], timestep, states[1:], features)
+        half = shallow_noise(unet, latents[1:], timestep, states[1:], features[len(features) // 2 :])
     assert torch.allclose(both, whole, atol=1e-5) and torch.allclose(half, whole[1:], atol=1e-5)
 
 
@@ -91,6 +93,24 @@ def test_predictions_are_finished_latents(pocket, pocket_motion, monkeypatch):
         )  # fmt: skip
     assert [(done, total) for done, total, _ in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert (seen[-1][2][0].transpose(0, 1) - latents).pow(2).mean().sqrt() < 2 * 0.00085**0.5
+
+
+def test_samplers_whose_timesteps_repeat_are_reused_too(pocket, pocket_motion):
+    """Karras' noise levels, rounded to timesteps, repeat towards the end; a step is not told by its timestep."""
+    settings = {"sampler": "dpm++2m-karras", "num_inference_steps": 40, "num_frames": 2, "size": SIZE, "seed": 1}
+    timesteps = make_scheduler("animatediff", 40, sampler="dpm++2m-karras").timesteps.tolist()
+    assert len(set(timesteps)) < len(timesteps)
+    with Studio(pocket, [], pocket_motion) as studio:
+        exact, fast = studio.clip("a bear", **settings), studio.clip("a bear", speed="fast", **settings)
+    assert np.abs(exact.frames.astype(int) - fast.frames).mean() < 8
+
+
+def test_between_the_steps_latents_are_fp32(monkeypatch):
+    """In bf16 the UNet alone computes in bf16: the latents keep what a bf16 number has no room for."""
+    small = base.load("pocket", device="cpu", dtype="bf16")
+    with Studio(small, [], motion.motion_for(small)) as studio:
+        latents = latents_of(studio, monkeypatch, prompt="a bear", num_frames=2, size=SIZE, num_inference_steps=3, speed="fast")
+    assert latents.dtype == torch.float32 and not torch.equal(latents, latents.bfloat16().float())
 
 
 def test_features_are_drawn_on_in_a_straight_line():

@@ -6,13 +6,13 @@ import torch
 from diffusers import AnimateDiffVideoToVideoPipeline
 from PIL import Image
 
-from cdvideo.animate import Studio
+from cdvideo.animate import Studio, starting
 from cdvideo.animate.starting import Start, start_from
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 from cdvideo.resources import resource
 from cdvideo.sampling import SAMPLERS, make_scheduler, seeded_noise
 from cdvideo.train.photos import find_photos
-from cdvideo.video import Clip
+from cdvideo.video import Clip, read
 from tests.animate.test_over_time import latents_of
 from tests.pipelines import pocket_pipeline
 
@@ -68,6 +68,25 @@ def test_pictures_cover_the_size_and_are_cut_around_their_middle(tmp_path):
     assert start.frames.shape == (3, 64, 64, 3) and (start.frames[0] == start.frames[2]).all()
     middle = gradient(1, width=300)[0, 0, 100:200, 0]
     assert abs(int(start.frames[0, 30, 0, 0]) - int(middle[0])) < 5 and abs(int(start.frames[0, 30, -1, 0]) - int(middle[-1])) < 5
+
+
+def test_of_a_long_clip_no_more_is_decoded_than_is_used(tmp_path, monkeypatch):
+    path = tmp_path / "long.mp4"
+    Clip(frames=gradient(40), fps=8, record={}).save(path)
+    asked = []
+    monkeypatch.setattr(starting, "read", lambda file, most: asked.append(most) or read(file, most=most))
+    with pytest.warns(UserNote, match="the first 4 frames are used"):
+        start = start_from(path, 0.5, size=SIZE, num_frames=4)
+    assert asked == [5] and len(start.frames) == 4
+    assert np.abs(start.frames.astype(int) - gradient(40)[:4]).mean() < 4
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    picture = Image.new("RGBA", (64, 64), (200, 0, 0, 0))
+    picture.paste((0, 0, 255, 255), (0, 0, 32, 64))
+    picture.save(tmp_path / "cut.png")
+    frame = start_from(tmp_path / "cut.png", 0.5, size=SIZE).frames[0]
+    assert tuple(frame[0, 0]) == (0, 0, 255) and tuple(frame[0, 63]) == (255, 255, 255)
 
 
 def test_what_is_noised_is_the_strengths_share_of_the_steps():

@@ -63,3 +63,12 @@ def test_a_perfect_predictor_ends_where_ddims_equation_says():
     first, last = scheduler.alphas_cumprod[scheduler.timesteps[0]], 1 - 0.00085
     noise = (start - first.sqrt() * clean) / (1 - first).sqrt()
     assert torch.allclose(ended, last**0.5 * clean + (1 - last) ** 0.5 * noise, atol=1e-4)
+
+
+def test_timesteps_of_the_presets_by_hand():
+    """`leading` counts down from the last whole stride and adds one; `linspace` ends at 999 and 0; LCM skips through its 50."""
+    assert make_scheduler("animatediff-original", 4).timesteps.tolist() == [751, 501, 251, 1]
+    assert make_scheduler("stable-diffusion", 4).timesteps.tolist() == [751, 501, 251, 1]
+    assert make_scheduler("animatediff", 4).timesteps.tolist() == [999, 666, 333, 0]
+    assert make_scheduler("animatediff", 4, sampler="euler").timesteps.tolist() == [999, 666, 333, 0]
+    assert make_scheduler("animatediff", 4, sampler="lcm").timesteps.tolist() == [999, 759, 499, 259]

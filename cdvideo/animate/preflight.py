@@ -7,8 +7,10 @@ scores. So two clips of one step on a small picture, with one frame and with thr
 from __future__ import annotations
 
 import time
+import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cdvideo.animate.render import Studio
+from cdvideo.animate.render import BlackFrames, Studio
 from cdvideo.animate.reuse import Speed, speed_of
 from cdvideo.base.model import DECODED_AT_ONCE
+from cdvideo.errors import UserNote
 from cdvideo.sampling.windows import window_frames
 
 PROBE_SIDE = 64
@@ -60,7 +63,7 @@ class Pace:
 
 
 def is_large(studio: Studio, *, num_frames: int, size: tuple[int, int] | None = None) -> bool:
-    """Whether a clip's memory is worth the time that `memory_of` takes, which is a few steps' of a small picture."""
+    """Whether it is worth the time of a few steps to say beforehand what a clip takes."""
     side = studio.base.preset.native_size
     width, height = size or (side, side)
     return min(num_frames, studio.window) * width * height >= LARGE_PIXELS
@@ -103,10 +106,22 @@ def _timed(studio: Studio, prompt: str, num_frames: int, speed: Speed, settings:
     """
     ends: list[float] = []
     steps = 1 + speed.reuse_every
-    studio.clip(
-        prompt, num_frames=num_frames, num_inference_steps=steps, speed=speed, on_step=lambda *_: ends.append(_now(studio)), **settings
-    )
+    with _a_trial():
+        studio.clip(
+            prompt, num_frames=num_frames, num_inference_steps=steps, speed=speed, on_step=lambda *_: ends.append(_now(studio)), **settings
+        )
     return (ends[-1] - ends[0]) / (len(ends) - 1), _now(studio) - ends[-1]
+
+
+@contextmanager
+def _a_trial() -> Iterator[None]:
+    """Within it, what is said is not said: after a step or two all frames may be black, and what the user should know comes again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserNote)
+        try:
+            yield
+        except BlackFrames:
+            return
 
 
 def _now(studio: Studio) -> float:
@@ -130,7 +145,8 @@ def _tensor_bytes(studio: Studio, num_frames: int) -> tuple[int, int]:
             denoising.append(counted.peak)
             counted.peak = counted.live
 
-        studio.clip("", num_frames=num_frames, size=(PROBE_SIDE, PROBE_SIDE), num_inference_steps=1, on_step=on_step)
+        with _a_trial():
+            studio.clip("", num_frames=num_frames, size=(PROBE_SIDE, PROBE_SIDE), num_inference_steps=1, on_step=on_step)
     return denoising[-1], counted.peak
 
 

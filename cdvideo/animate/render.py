@@ -40,6 +40,10 @@ from cdvideo.video import Clip
 JOININGS = ("local", "merge", "whole")
 
 
+class BlackFrames(UserError):
+    """All frames of a clip are black."""
+
+
 class Studio:
     """A base with concepts in it and, for clips, a motion module attached: set up once, rendered with many times.
 
@@ -345,10 +349,10 @@ def _merged(base: Base, concepts: Sequence[LocalConcept]) -> Concept:
 
 
 def _check_black(frames: NDArray[np.uint8]) -> None:
-    """Says which frames are black. Raises UserError where all are."""
+    """Says which frames are black. Raises BlackFrames where all are."""
     black = black_frames(frames)
     if len(black) == len(frames):
-        raise UserError("all frames are black", remedy="try --dtype fp32, a lower --guidance, or another --seed")
+        raise BlackFrames("all frames are black", remedy="try --dtype fp32, a lower --guidance, or another --seed")
     if black:
         numbers = ", ".join(map(str, black[:8])) + (", …" if len(black) > 8 else "")
         warnings.warn(

@@ -10,8 +10,9 @@ import click
 
 from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, parse_values, replay
+from cdvideo.animate.reuse import speed_of
 from cdvideo.base.lora import load_lora, parse_lora
-from cdvideo.cli.progress import size_of, steps_bar
+from cdvideo.cli.progress import duration, size_of, steps_bar
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError
 from cdvideo.files import check_writable
@@ -72,14 +73,23 @@ def open_studio(
     return Studio(loaded, concepts, module, motion_norm=motion_norm, joining=joining if len(concepts) > 1 else None, loras=loaded_loras)
 
 
-def say_memory(studio: Studio, *, num_frames: int, size: tuple[int, int] | None) -> None:
-    """Says what a clip will take of the device's memory, where it is large enough to be asked."""
-    from cdvideo.animate.preflight import is_large, memory_of
+def say_cost(studio: Studio, settings: dict[str, Any]) -> None:
+    """Says what a clip with these settings of `Studio.clip` will take of the device's memory and of time, where it is large."""
+    from cdvideo.animate.preflight import is_large, memory_of, pace_of
 
-    if is_large(studio, num_frames=num_frames, size=size):
-        memory = memory_of(studio, num_frames=num_frames, size=size)
-        parts = f"{size_of(memory.weights)} of weights, {size_of(memory.working)} while rendering"
-        click.echo(f"memory: about {size_of(memory.total)} on {studio.base.device}: {parts}", err=True)
+    num_frames, size = settings["num_frames"], settings["size"]
+    if not is_large(studio, num_frames=num_frames, size=size):
+        return
+    memory = memory_of(studio, num_frames=num_frames, size=size)
+    parts = f"{size_of(memory.weights)} of weights, {size_of(memory.working)} while rendering"
+    click.echo(f"memory: about {size_of(memory.total)} on {studio.base.device}: {parts}", err=True)
+    prompts = {0: settings["prompt"] or "", **settings["prompts"]}
+    asked = {name: value for name, value in settings.items() if value is not None}
+    pace = pace_of(studio, num_frames=num_frames, settings={**asked, "prompts": prompts})
+    num_steps = settings["num_inference_steps"] or speed_of(settings["speed"]).steps_of(studio.preset)
+    seconds = pace.seconds(num_frames=num_frames, num_steps=num_steps) * settings["freeinit"]
+    measured = "a step of one frame" if pace.measured_frames == 1 else "a step"
+    click.echo(f"time: about {duration(seconds)}: {num_steps} steps, as {measured} took just now", err=True)
 
 
 def default_out(prompt: str, suffix: str) -> Path:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-
 from safetensors.torch import load_file
 
 from cdvideo.animate import Studio

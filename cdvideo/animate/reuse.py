@@ -36,7 +36,11 @@ class Speed:
 
     def steps_of(self, preset: BasePreset) -> int:
         """Denoising steps where the user gives no number: never more than what is usual with this base and motion module."""
-        return min(self.num_inference_steps or preset.num_inference_steps, preset.num_inference_steps)
+        return self.at_most(preset.num_inference_steps)
+
+    def at_most(self, num_steps: int) -> int:
+        """So many steps, or this speed's own where they are fewer."""
+        return min(self.num_inference_steps or num_steps, num_steps)
 
     def precision(self, dtype: str) -> str:
         """The precision to ask for where the user asks for `dtype`: whoever leaves it open and wants speed gets the faster one."""
@@ -44,14 +48,8 @@ class Speed:
 
 
 EXACT = Speed(name="exact")
-SPEEDS = {
-    speed.name: speed
-    for speed in (
-        EXACT,
-        Speed(name="fast", reuse_every=2),
-        Speed(name="draft", reuse_every=3, guided_share=0.6, num_inference_steps=10),
-    )
-}
+DRAFT = Speed(name="draft", reuse_every=3, guided_share=0.6, num_inference_steps=10)
+SPEEDS = {speed.name: speed for speed in (EXACT, Speed(name="fast", reuse_every=2), DRAFT)}
 """`python -m tests.bench.animate --part render` says what `fast` saves and how near it stays. Ending guidance early costs more of the
 picture than it saves in time, so only `draft` does that."""
 

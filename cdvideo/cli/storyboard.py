@@ -70,7 +70,7 @@ def schema_command() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the film and its shots; films/TITLE by default.")
 @click.option("--only", metavar="2,5", help="Render these shots alone; the film is put together once none is missing.")
-@click.option("--draft", is_flag=True, help="Few steps, to see timing and order; kept apart from the film, in OUT/draft.")
+@click.option("--draft", is_flag=True, help="Small and of few steps, to see timing and order; kept apart from the film, in OUT/draft.")
 @click.option(
     "--format",
     "formats",

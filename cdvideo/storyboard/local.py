@@ -64,7 +64,7 @@ class LocalExecutor:
 
     def usual_workers(self, base_name: str, device: str) -> int:
         """One for each GPU; without one, one for each core where the base is a small one that ships, else one."""
-        if device == "auto" and torch.cuda.is_available():
+        if device in ("auto", "cuda") and torch.cuda.is_available():
             return torch.cuda.device_count()
         return len(os.sched_getaffinity(0)) if ships(base_name) and hasattr(os, "sched_getaffinity") else 1
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from cdvideo import base, video
+from cdvideo.animate.reuse import DRAFT
 from cdvideo.animate.starting import start_from
 from cdvideo.concept import read_looks
 from cdvideo.evaluate.clip import clip_folder, clip_of
@@ -29,6 +30,9 @@ from cdvideo.video.sheet import evenly_picked
 FRAMES_SCORED = 4
 FLICKER_WEIGHT = 0.01
 """A level of flicker (of 255) costs a take as much as a hundredth of text alignment or likeness, which are cosines."""
+ENOUGH_MOTION, STILLNESS_WEIGHT = 2.0, 0.02
+"""What moves less than so many levels (of 255) from frame to frame looks frozen; each level that it lacks costs so much."""
+LEAST_DRAFT_SIDE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class Take:
 
     Where the base's CLIP is on this machine, `text` is the cosine of the frames and the prompt without tokens, and `likeness` that of the
     frames and the photos of those who star, where their concepts know them. `motion` and `flicker` are in levels of 255. `score`, by which
-    the best is kept, is `text` and `likeness` less a little for the flicker.
+    the best is kept, is `text` and `likeness` less a little for the flicker, and for hardly moving.
     """
 
     number: int
@@ -96,13 +100,16 @@ class Shelf:
         preset = self.makings.preset
         strengths = [star.strengths for star in shot.starring]
         constant = all(list(course) == [0] for course in strengths)
+        size, steps = shot.size or (preset.native_size, preset.native_size), shot.num_inference_steps
+        if self.speed == DRAFT.name:
+            size, steps = drafted_size(size), steps and DRAFT.at_most(steps)
         return {
             "prompts": dict(shot.prompts),
             "travel": shot.travel,
             "concept_strengths": [] if constant else strengths,
             "num_frames": shot.num_frames,
-            "size": shot.size or (preset.native_size, preset.native_size),
-            "num_inference_steps": shot.num_inference_steps,
+            "size": size,
+            "num_inference_steps": steps,
             "guidance_scale": preset.guidance_scale if shot.guidance_scale is None else shot.guidance_scale,
             "negative": preset.negative_prompt if shot.negative is None else shot.negative,
             "speed": self.speed,
@@ -118,7 +125,7 @@ class Shelf:
             "prompts": list(shot.prompts.items()),
             "concept_strengths": [list(star.strengths.items()) for star in shot.starring],
             "concepts": [makings.concepts[star.concept] for star in shot.starring],
-            "num_inference_steps": shot.num_inference_steps or makings.preset.num_inference_steps,
+            "num_inference_steps": settings["num_inference_steps"] or makings.preset.num_inference_steps,
             "cameras": [{"name": name, "strength": strength, "fingerprint": makings.cameras[name]} for name, strength in moves],
             "start": start_from(start, None, size=settings["size"], num_frames=1).digest if start else None,
             "base": makings.base,
@@ -155,7 +162,8 @@ class Shelf:
         said = " ".join(shot.prompts.values())
         named = {star.concept: [token for token, name in star.tokens.items() if name in said] for star in shot.starring}
         starring = {self.makings.concepts[path]: tokens for path, tokens in named.items()}
-        by = {"texts": [_prompt_at(shot.plain_prompts, frame) for frame in picked], "judge": self._judge, "starring": starring}
+        texts = [_prompt_at(shot.plain_prompts, frame) for frame in picked]
+        by = {"texts": texts, "judge": self._judge, "starring": starring, "costs": [FLICKER_WEIGHT, ENOUGH_MOTION, STILLNESS_WEIGHT]}
         try:
             known = json.loads(file.read_text(encoding="utf-8"))
             if known["by"] == by:
@@ -165,12 +173,13 @@ class Shelf:
         scores: dict[str, float] = dict(take.record.get("seen", {}))
         if clip := self.clip_model:
             frames = take.clip().frames[picked]
-            scores["text"] = round(clip.alignment(frames, by["texts"]), 4)
+            scores["text"] = round(clip.alignment(frames, texts), 4)
             seen = [looks for path, tokens in named.items() for token, looks in read_looks(path).items() if token in tokens]
             if own := [looks.features for looks in seen if looks.clip == clip.name]:
                 scores["likeness"] = round(clip.likeness(frames, torch.cat(own)), 4)
         alike = scores.get("text", 0.0) + scores.get("likeness", 0.0)
-        scores["score"] = round(alike - FLICKER_WEIGHT * scores.get("flicker", 0.0), 4)
+        frozen = max(0.0, ENOUGH_MOTION - scores.get("motion", ENOUGH_MOTION))
+        scores["score"] = round(alike - FLICKER_WEIGHT * scores.get("flicker", 0.0) - STILLNESS_WEIGHT * frozen, 4)
         if self.takes_notes:
             replace_files(file, [(file, json.dumps({"by": by, "scores": scores}).encode())])
         return scores
@@ -195,6 +204,13 @@ def is_finished(folder: Path) -> bool:
 def _prompt_at(prompts: Mapping[int, str], frame: int) -> str:
     """The prompt of the last key frame up to a frame."""
     return prompts[max((key for key in prompts if key <= frame), default=min(prompts))]
+
+
+def drafted_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Half of a size (width, height) in pixels, on multiples of 8; what is small already stays: no base draws anything smaller."""
+    if min(size) < 2 * LEAST_DRAFT_SIDE:
+        return size
+    return size[0] // 16 * 8, size[1] // 16 * 8
 
 
 def slug(text: str) -> str:

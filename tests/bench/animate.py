@@ -2,9 +2,10 @@
 
 `--part render`: seconds of a 16-frame clip on the pocket base, of diffusers' AnimateDiffPipeline in fp32 and of `Studio.clip` exact, in
 bf16 and at `--speed fast` (in bf16, too, where the CPU computes in it), in turns. `--part length`: peak memory and time a frame of 512
-frames against 16, each in a process of its own.
+frames against 16, each in a process of its own. `--part seams`: how much changes from frame to frame where windows of 64 frames
+overlap, against elsewhere, and where a loop begins again.
 `--part files`: CPU seconds to write 16 frames of 512x512 as GIF and MP4. `--part assemble`: CPU seconds to join a UNet of Stable Diffusion
-1.5's size and a v2 motion module; 4 GB, and therefore only when asked for. Without `--part`, the others.
+1.5's size and a v2 motion module; 4 GB of memory. Without `--part`, all of them.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.bench.record import Record, conditions, table
+from tests.bench.record import FOLDER, Record, conditions, table
 
 PROMPT = "a bear walking to the right on the beach"
 FRAMES, STEPS, GUIDANCE = 16, 25, 7.5
 LONG, LONG_STEPS = 512, 2
+SEAM_PROMPTS = ("a bear in the snow, snow falling", "a cat jumping on the beach", "a dog nodding on a blue background")
+SEAM_STEPS = 12
 SAME = 2
 """How far, in levels of 255, a pixel of the exact render may differ from the pipeline's: they are the same computation, rounded."""
 GOALS = {
@@ -36,6 +39,8 @@ GOALS = {
     "fast_psnr_db": ">= 25",
     "memory_512_over_16": "<= 1.10",
     "frame_time_512_over_16": "<= 1.4",
+    "seam_ratio": "<= 1.0",
+    "loop_join_ratio": "<= 1.0",
     "gif_cpu_s": "<= 0.5",
     "mp4_cpu_s": "<= 0.3",
     "assemble_cpu_s": "<= 0.5",
@@ -132,6 +137,36 @@ def render_once(num_frames: int) -> None:
     print(json.dumps({"peak_bytes": peak_bytes(), "frame_s": seconds / num_frames}))
 
 
+def measure_seams() -> dict[str, Any]:
+    """How much changes from frame to frame where windows overlap, against elsewhere; and from a loop's last frame to its first."""
+    from cdvideo import Animator
+    from cdvideo.sampling.windows import OVERLAP, window_frames
+    from cdvideo.video import contact_sheet
+
+    num_frames, seams, joins, rows = 64, [], [], []
+    at_borders = {frame for window in window_frames(num_frames)[1:] for frame in window[:OVERLAP]}
+    with Animator("pocket", device="cpu", dtype="fp32") as animator:
+        for seed, prompt in enumerate(SEAM_PROMPTS):
+            settings = {"num_frames": num_frames, "seed": seed, "num_inference_steps": SEAM_STEPS}
+            for loop in (False, True):
+                frames = animator.animate(prompt, loop=loop, **settings).frames
+                rows.append(frames[::4])
+                changes = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean((1, 2, 3))
+                if loop:
+                    joins.append(float(np.abs(frames[0].astype(np.int16) - frames[-1]).mean() / np.median(changes)))
+                else:
+                    border = np.array([frame in at_borders for frame in range(1, num_frames)])
+                    seams.append(float(changes[border].mean() / changes[~border].mean()))
+    labels = [f"{prompt}{', a loop' if loop else ''}" for prompt in SEAM_PROMPTS for loop in (False, True)]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    contact_sheet(rows, num_frames // 4, labels).save(FOLDER / "seams.png")
+    return {
+        "seam_ratio": round(statistics.mean(seams), 3),
+        "loop_join_ratio": round(statistics.mean(joins), 3),
+        "seams": {"seam": seams, "join": joins},
+    }
+
+
 def measure_files(rounds: int) -> dict[str, Any]:
     from cdvideo.video import Clip, write
     from tests.video.scenes import moving_scene
@@ -172,14 +207,14 @@ def measure_assemble(rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.animate", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--part", action="append", choices=["render", "length", "files", "assemble"], help="all but assemble unless given")
+    parser.add_argument("--part", action="append", choices=["files", "render", "length", "seams", "assemble"], help="all unless given")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--render-once", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.render_once:
         render_once(given.render_once)
         return
-    parts = given.part or ["files", "render", "length"]
+    parts = given.part or ["files", "render", "length", "seams", "assemble"]
     record = Record("animate")
     record.put(conditions=conditions())
     if "files" in parts:
@@ -190,6 +225,8 @@ def main() -> None:
         record.put(**measure_render(given.rounds))
     if "length" in parts:
         record.put(**measure_length())
+    if "seams" in parts:
+        record.put(**measure_seams())
     rows = [(name, f"{record.values[name]:.2f}", goal) for name, goal in GOALS.items() if name in record.values]
     print(table(rows))
     print(f"all of it: {record.path}")

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from click.testing import CliRunner
 
-from cdvideo.cli import main
+from cdvideo.cli import main, train
+from cdvideo.config import Method as ConfiguredMethod
 from cdvideo.config import TrainConfig, checked
 from cdvideo.resources import resource
+from cdvideo.train.methods import METHODS
 
 BEAR = str(resource("samples", "bear"))
 DOG = str(resource("samples", "dog"))
@@ -64,6 +67,12 @@ def test_settings_in_a_file_that_do_not_fit_are_named(reached, settings, said):
     result = call("mine.yaml")
     assert result.exit_code == 2 and not reached, result.output
     assert all(word in result.output for word in ["mine.yaml", *said]), result.output
+
+
+def test_methods_are_the_same_everywhere():
+    """The names that are read before torch is, and the methods themselves."""
+    (option,) = [one for one in train.command.params if one.name == "method"]
+    assert tuple(option.type.choices) == get_args(ConfiguredMethod) == tuple(METHODS)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from cdvideo import video
+from cdvideo.animate import render as render_module
 from cdvideo.base.loading import POCKET_FOLDER
 from cdvideo.cli import main
 from cdvideo.concept import Concept, ConceptHeader, Looks
@@ -27,7 +28,7 @@ from cdvideo.errors import UserError
 from cdvideo.evaluate.clip import Clip
 from cdvideo.storyboard import plan_film, read_storyboard, render, workers
 from cdvideo.storyboard.cards import PAPER
-from cdvideo.storyboard.takes import Shelf, Take
+from cdvideo.storyboard.takes import Shelf, Take, drafted_size
 from cdvideo.storyboard.timing import timeline
 from cdvideo.video.sheet import evenly_picked
 from tests.base.test_lora import kohya
@@ -219,13 +220,30 @@ def test_takes_are_like_the_photos_of_who_is_named(tmp_path, pocket):
     for take in shot.takes:
         frames = take.clip().frames[evenly_picked(6, 4)]
         assert take.scores["likeness"] == pytest.approx(clip.likeness(frames, photos["V1*"]), abs=1e-3), "not like the sunglasses"
-        expected = take.scores["text"] + take.scores["likeness"] - 0.01 * take.scores["flicker"]
+        frozen = max(0, 2 - take.scores["motion"])
+        expected = take.scores["text"] + take.scores["likeness"] - 0.01 * take.scores["flicker"] - 0.02 * frozen
         assert take.scores["score"] == pytest.approx(expected, abs=2e-4)
     assert shot.kept.scores["score"] == max(take.scores["score"] for take in shot.takes)
     looks["V1*"] = Looks(looks["V1*"].features, "another")
     Concept(header=header, tuned={}, embeddings=rows, looks=looks).save(tmp_path / "both.safetensors")
     (shot,) = film_of(tmp_path, text)[0].shots
     assert all("likeness" not in take.scores for take in shot.takes), "what another CLIP has seen says nothing"
+
+
+def test_a_draft_is_small_where_there_is_something_to_halve_and_of_few_steps(tmp_path):
+    assert drafted_size((512, 384)) == (256, 192) and drafted_size((264, 520)) == (128, 256)
+    assert drafted_size((128, 128)) == (128, 128) and drafted_size((512, 192)) == (512, 192)
+    large = HEAD.replace("64x64", "256x256").replace("steps: 1", "steps: 12").replace("frames: 6", "frames: 2")
+    film, counter = film_of(tmp_path, large + "shots:\n  - prompt: a bear\n", speed="draft")
+    assert frames_of(film)[0].shape == (2, 128, 128, 3) and counter.steps == 10
+
+
+def test_what_stands_still_loses_to_what_moves(tmp_path, monkeypatch):
+    monkeypatch.setattr(Shelf, "clip_model", None)
+    amounts = iter([{"motion": 0.5, "flicker": 1.0}, {"motion": 6.0, "flicker": 2.0}])
+    monkeypatch.setattr(render_module, "describe_movement", lambda frames: next(amounts))
+    (shot,) = film_of(tmp_path, HEAD + "shots:\n  - {prompt: a bear, takes: 2}\n")[0].shots
+    assert [take.scores["score"] for take in shot.takes] == [-0.04, -0.02] and shot.kept.number == 2
 
 
 def test_loras_of_the_look_are_those_of_a_clip(tmp_path, pocket, monkeypatch):

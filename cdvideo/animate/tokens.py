@@ -55,6 +55,14 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], concepts: Sequence[Concept]
     return TokenizedPrompts(ids, weights, size + 2)
 
 
+def describe_prompt(tokenizer: Any, prompt: str, concepts: Sequence[Concept]) -> str:
+    """How long a prompt is, and which of its words are whose."""
+    tokens = [token for concept in concepts for token in concept.header.tokens]
+    length = f"{len(_weighted_ids(tokenizer, prompt, tokens))} of {tokenizer.model_max_length - 2} tokens"
+    named = [f"{token} is {concept.source or 'a concept'}" for concept in concepts for token in concept.header.tokens if token in prompt]
+    return ", ".join([length, *named])
+
+
 def say_unknown_tokens(prompts: Sequence[str], concepts: Sequence[Concept]) -> None:
     """Says which words look like a concept's token and are none that is here."""
     known = {token for concept in concepts for token in concept.header.tokens}

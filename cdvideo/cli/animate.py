@@ -106,7 +106,17 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     from cdvideo.animate.preview import Preview
     from cdvideo.animate.reuse import speed_of
     from cdvideo.cli.progress import steps_bar
-    from cdvideo.cli.rendering import check_preview, default_out, open_studio, over_time, render_again, save, say_cost, split_settings
+    from cdvideo.cli.rendering import (
+        check_preview,
+        default_out,
+        open_studio,
+        over_time,
+        render_again,
+        save,
+        say_cost,
+        say_prompts,
+        split_settings,
+    )
     from cdvideo.video import check_destination
     from cdvideo.video.resampling import check_resampling, resampled
 
@@ -129,6 +139,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     setup["dtype"] = speed_of(sampling["speed"]).precision(setup["dtype"])
     with open_studio(concepts, with_motion=True, **setup) as studio:
         cameras = studio.camera_moves(moves, offline=setup["offline"])
+        say_prompts(studio, every_prompt)
         say_cost(studio, {**sampling, **course})
         with steps_bar("rendering") as on_step:
             seen = Preview(studio.base, preview).seen if preview else None

@@ -24,7 +24,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     replay = given.pop("replay")
     check_replay([given["prompt"]], replay)
     from cdvideo.cli.progress import steps_bar
-    from cdvideo.cli.rendering import default_out, open_studio, render_again, save, split_settings
+    from cdvideo.cli.rendering import default_out, open_studio, render_again, save, say_prompts, split_settings
     from cdvideo.video import check_destination
 
     if replay:
@@ -35,6 +35,8 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
         check_destination(path)
     concepts = choose_concepts(given["prompt"], given.pop("concepts"))
     sampling, setup = split_settings(given)
-    with open_studio(concepts, with_motion=False, **setup) as studio, steps_bar("rendering") as on_step:
-        picture = studio.still(**sampling, on_step=on_step)
+    with open_studio(concepts, with_motion=False, **setup) as studio:
+        say_prompts(studio, [sampling["prompt"]])
+        with steps_bar("rendering") as on_step:
+            picture = studio.still(**sampling, on_step=on_step)
     save(picture, destinations)

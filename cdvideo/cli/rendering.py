@@ -11,6 +11,7 @@ import click
 from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, parse_values, replay
 from cdvideo.animate.reuse import speed_of
+from cdvideo.animate.tokens import describe_prompt
 from cdvideo.base.lora import load_lora, parse_lora
 from cdvideo.cli.progress import duration, size_of, steps_bar
 from cdvideo.concept import Concept
@@ -71,6 +72,13 @@ def open_studio(
     module = motion.motion_for(loaded, motion_name, offline=offline) if with_motion else None
     loaded_loras = [(load_lora(source, base=loaded, offline=offline), strength) for source, strength in weighted]
     return Studio(loaded, concepts, module, motion_norm=motion_norm, joining=joining if len(concepts) > 1 else None, loras=loaded_loras)
+
+
+def say_prompts(studio: Studio, prompts: Sequence[str]) -> None:
+    """Says of each prompt how long it is and whom it names."""
+    concepts = [concept for concept, _ in studio.concepts]
+    for prompt in dict.fromkeys(prompts):
+        click.echo(f"prompt: {describe_prompt(studio.base.tokenizer, prompt, concepts)}", err=True)
 
 
 def say_cost(studio: Studio, settings: dict[str, Any]) -> None:

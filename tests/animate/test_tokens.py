@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdvideo.animate.text_states import text_states
-from cdvideo.animate.tokens import say_unknown_tokens, tokenize
+from cdvideo.animate.tokens import describe_prompt, say_unknown_tokens, tokenize
 from cdvideo.base import Vocabulary, token_ids
 from cdvideo.errors import UserNote
 from tests.animate.test_text_states import concept_of
@@ -72,3 +72,10 @@ def test_words_like_a_concepts_token_are_said(pocket):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         say_unknown_tokens(["a V1* bear, 3 * 4, x<y, **bold**, AV*"], [concept])
+
+
+def test_a_prompt_is_described_by_its_length_and_whom_it_names(pocket):
+    concept = concept_of(pocket, "V*", "bear", 1)
+    with Vocabulary(pocket, [concept]):
+        assert describe_prompt(pocket.tokenizer, "a V* bear (reading:1.2)", [concept]) == "4 of 30 tokens, V* is a concept"
+        assert describe_prompt(pocket.tokenizer, "a bear", [concept]) == "2 of 30 tokens"

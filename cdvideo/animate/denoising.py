@@ -6,13 +6,11 @@ Shapes: `C` latent channels, `F` frames, `H W` latent height and width, `R` prom
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cdvideo.animate.halves import shared_halves
 from cdvideo.animate.key_frames import key_frame_weights, values_by_frame
 from cdvideo.animate.reuse import EXACT, FeatureReuse, Speed, states_by_row
 from cdvideo.animate.sparing import SparingPredictor
@@ -100,14 +98,10 @@ def _in_round(on_step: OnStep | None, number: int, rounds: int) -> OnStep | None
 
 
 def noise_predictor(unet: Any) -> NoisePredictor:
-    """The noise, in fp32, that a UNet sees in pictures (B, C, H, W), or a motion UNet in clips (B, C, F, H, W).
-
-    Two rows of latents are guidance's halves, which are the same.
-    """
+    """The noise, in fp32, that a UNet sees in pictures (B, C, H, W), or a motion UNet in clips (B, C, F, H, W)."""
 
     def predict_noise(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        with shared_halves(unet) if len(latents) == 2 else nullcontext():
-            noise: Tensor = unet(latents.to(unet.dtype), timestep, encoder_hidden_states=states_by_row(latents, states)).sample
+        noise: Tensor = unet(latents.to(unet.dtype), timestep, encoder_hidden_states=states_by_row(latents, states)).sample
         return noise.float()
 
     return predict_noise

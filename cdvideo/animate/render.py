@@ -29,6 +29,7 @@ from cdvideo.animate.text_states import LocalConcept, TextKeyValues, describe_lo
 from cdvideo.animate.tokens import say_unknown_tokens, tokenize
 from cdvideo.base import Base, Injection, Vocabulary, versions
 from cdvideo.base.catalog import BasePreset
+from cdvideo.base.device import keep_freed_memory
 from cdvideo.base.lora import ImageLoraInjection, WeightedImageLora, describe_loras, together
 from cdvideo.concept import Concept, distinct_names
 from cdvideo.errors import UserError, UserNote
@@ -66,6 +67,7 @@ class Studio:
         pairs = [(one, 1.0) if isinstance(one, Concept) else one for one in concepts]
         self.base, self.motion, self.motion_norm = base, motion, motion_norm
         self.loras = together(motion.loras if motion else (), loras)
+        keep_freed_memory(base.device)
         self.joining = _joining_of(joining, len(pairs))
         self._recorded = describe_local(pairs, [concept.digest for concept, _ in pairs])
         if self.joining == "merge":

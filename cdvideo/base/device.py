@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 
@@ -10,6 +11,8 @@ import torch
 from cdvideo.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""What glibc's malloc.h calls so."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -70,3 +73,19 @@ def cpu_computes_in_bf16() -> bool:
     """Whether the CPU has instructions for bf16."""
     asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(ask() for ask in asks if ask)
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Lets this process keep what it frees for what it allocates next, where it computes on a CPU under Linux' C library.
+
+    By default that library gives large blocks back and fetches them anew, page by page, at every layer of a UNet: a fifth of the time of a
+    pocket clip. Blocks of 32 MiB (the most that it takes) and more still go back.
+    """
+    if device.type != "cpu":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cdvideo.base import Base, versions
+from cdvideo.base.device import keep_freed_memory
 from cdvideo.concept import Concept, ConceptHeader, Looks
 from cdvideo.errors import Interrupted, UserError
 from cdvideo.train.batches import Batch, Batches, CachedViews, FreshViews, made_ahead
@@ -115,6 +116,7 @@ def train(
     prior_weight = chosen.prior_weight if prior_weight is None else prior_weight
     if prior_weight and class_pictures is None:
         raise ValueError("prior preservation needs class_pictures")
+    keep_freed_memory(base.device)
     processes = Processes.join(base.device)
     share = batch_size * accumulate
     step_rate = learning_rate * chosen.learning_rate_factor * share * processes.size

@@ -69,15 +69,15 @@ class Studio:
         self.loras = together(motion.loras if motion else (), loras)
         keep_freed_memory(base.device)
         self.joining = _joining_of(joining, len(pairs))
-        self._recorded = describe_local(pairs, [concept.digest for concept, _ in pairs])
+        names = distinct_names([concept.header.tokens for concept, _ in pairs])
+        renamed = [(concept.renamed(own), strength) for (concept, strength), own in zip(pairs, names, strict=True)]
+        self._recorded = describe_local(renamed, [concept.digest for concept, _ in pairs])
         if self.joining == "merge":
-            pairs = [(_merged(base, pairs), 1.0)]
+            renamed = [(_merged(base, renamed), 1.0)]
         self._inside: list[Injection | Vocabulary] = []
         self._motion_unet: Any = None
         self._lora_injection = ImageLoraInjection(base, self.loras)
         try:
-            names = distinct_names([concept.header.tokens for concept, _ in pairs])
-            renamed = [(concept.renamed(own), strength) for (concept, strength), own in zip(pairs, names, strict=True)]
             self.concepts = [(self._lora_injection.beneath(concept), strength) for concept, strength in renamed]
             if self.joining == "local":
                 require_key_values(self._plain_concepts, "share a picture with another")

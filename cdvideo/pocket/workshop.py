@@ -256,6 +256,6 @@ PARTS = {
     "unet": Part(train_unet, 240, 8),
     "decoder": Part(train_decoder, 30, 3),
     "vision": Part(train_vision, 20, 3),
-    "motion": Part(train_motion, 60, 5),
+    "motion": Part(train_motion, 200, 5),
     "cameras": Part(train_cameras, 24, 4),
 }

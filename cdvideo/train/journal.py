@@ -59,6 +59,8 @@ class Journal:
     def step(self, progress: Progress) -> None:
         if not self._began:
             self._forget_from(progress.step)
+            for sink in self._sinks:
+                sink.begin(progress.step)
             self._began = True
         self._recent.append(progress)
         if progress.step % LOG_EVERY == 0 or progress.step == progress.steps:
@@ -145,7 +147,12 @@ class _TensorBoard:
         except ImportError as error:
             remedy = 'pip install "cdvideo[log]", or leave --log out'
             raise UserError("a log for TensorBoard needs the package tensorboardX", cause=str(error), remedy=remedy) from error
-        self.writer = SummaryWriter(str(folder))
+        self._kind, self.folder = SummaryWriter, folder
+        self.writer: Any = None
+
+    def begin(self, step: int) -> None:
+        """Hides what an earlier run logged of this step and later ones."""
+        self.writer = self._kind(str(self.folder), purge_step=step)
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -155,7 +162,8 @@ class _TensorBoard:
         self.writer.add_image("samples", picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 class _WeightsAndBiases:
@@ -167,6 +175,9 @@ class _WeightsAndBiases:
             raise UserError("a log at Weights & Biases needs the package wandb", cause=str(error), remedy=remedy) from error
         self.wandb = wandb
         self.run = wandb.init(project="cdvideo", dir=str(folder), config=settings)
+
+    def begin(self, step: int) -> None:
+        """A run of its own has nothing to hide."""
 
     def numbers(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step=step)

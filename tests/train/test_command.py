@@ -239,3 +239,16 @@ def test_masks_and_captions_beside_the_photos_are_learnt_from(command, pictures,
     assert len(captions) == 12 and all(caption.endswith("a V* bear reading a book") for caption in captions)
     shares = [(one > 0).float().mean().item() for one in torch.cat(masks)]
     assert max(shares) < 0.6 and min(shares) > 0, "the loss counts where the subject is, a quarter of the photo"
+
+
+def test_several_subjects_of_a_file_are_learnt_together(small_folder, photo_folder, tmp_path):
+    config = tmp_path / "both.yaml"
+    config.write_text(
+        f"concepts:\n  - {{images: {photo_folder}, class: bear}}\n  - {{images: {photo_folder}, class: dog}}\n"
+        f"base: {small_folder}\nsteps: 2\nout: both.safetensors\n"
+    )
+    result = CliRunner().invoke(main, ["train", str(config), "--device", "cpu", "--dtype", "fp32"])
+    assert result.exit_code == 0, result.output
+    concept = Concept.load(tmp_path / "both.safetensors")
+    assert concept.header.tokens == ("V1*", "V2*") and concept.header.class_words == ("bear", "dog")
+    assert not torch.equal(concept.embeddings["V1*"], concept.embeddings["V2*"])

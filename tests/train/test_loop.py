@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from cdvideo import train
+from cdvideo import base, train
 from cdvideo.concept import Concept
 from cdvideo.errors import Interrupted, UserError
 from cdvideo.resources import resource
@@ -23,8 +23,8 @@ def photos():
     return {"V*": [train.load_photo(path) for path in train.find_photos(resource("samples", "bear"))]}
 
 
-def run(base, photos, out, **settings):
-    return train.train(base, photos, [SUBJECT], out=out, **{"steps": 4, "batch_size": 2, "learning_rate": 1e-4, **settings})
+def run(model, photos, out, **settings):
+    return train.train(model, photos, [SUBJECT], out=out, **{"steps": 4, "batch_size": 2, "learning_rate": 1e-4, **settings})
 
 
 def test_only_keys_values_and_the_token_change(pocket, photos, tmp_path):
@@ -129,3 +129,16 @@ def test_the_file_holds_what_was_returned(pocket, photos, tmp_path):
     loaded = Concept.load(tmp_path / "bear.safetensors")
     assert loaded.header == concept.header and loaded.header.fingerprint == pocket.fingerprint
     assert all(torch.equal(loaded.tuned[name], value) for name, value in concept.tuned.items())
+
+
+def test_in_bf16_what_trains_is_kept_in_fp32(pocket, photos, tmp_path):
+    """Steps that bf16 has no room for (a part in 256) add up; the losses are those of fp32 within bf16's rounding."""
+    seen: dict[str, list[float]] = {"bf16": [], "fp32": []}
+    for dtype in seen:
+        loaded = base.load("pocket", device="cpu", dtype=dtype)
+        settings = {"on_step": lambda progress: seen[dtype].append(progress.noise_loss), "learning_rate": 1e-5}  # noqa: B023
+        concept = run(loaded, photos, tmp_path / f"{dtype}.safetensors", **settings)
+        assert all(value.dtype == torch.float32 for value in concept.tuned.values())
+        changes = [(value - loaded.unet.state_dict()[name].float()).abs().max() for name, value in concept.tuned.items()]
+        assert all(0 < change < 1e-3 for change in changes)
+    assert seen["bf16"] == pytest.approx(seen["fp32"], rel=0.05)

@@ -30,8 +30,8 @@ from cdvideo.video.sheet import evenly_picked
 FRAMES_SCORED = 4
 FLICKER_WEIGHT = 0.01
 """A level of flicker (of 255) costs a take as much as a hundredth of text alignment or likeness, which are cosines."""
-ENOUGH_MOTION, STILLNESS_WEIGHT = 2.0, 0.02
-"""What moves less than so many levels (of 255) from frame to frame looks frozen; each level that it lacks costs so much."""
+ENOUGH_MOTION, STILLNESS_WEIGHT = 1.0, 0.02
+"""What moves less than so many levels (of 255) from frame to frame looks frozen; what it lacks of a level costs so much."""
 LEAST_DRAFT_SIDE = 128
 
 

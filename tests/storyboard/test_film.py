@@ -220,7 +220,7 @@ def test_takes_are_like_the_photos_of_who_is_named(tmp_path, pocket):
     for take in shot.takes:
         frames = take.clip().frames[evenly_picked(6, 4)]
         assert take.scores["likeness"] == pytest.approx(clip.likeness(frames, photos["V1*"]), abs=1e-3), "not like the sunglasses"
-        frozen = max(0, 2 - take.scores["motion"])
+        frozen = max(0, 1 - take.scores["motion"])
         expected = take.scores["text"] + take.scores["likeness"] - 0.01 * take.scores["flicker"] - 0.02 * frozen
         assert take.scores["score"] == pytest.approx(expected, abs=2e-4)
     assert shot.kept.scores["score"] == max(take.scores["score"] for take in shot.takes)
@@ -240,10 +240,10 @@ def test_a_draft_is_small_where_there_is_something_to_halve_and_of_few_steps(tmp
 
 def test_what_stands_still_loses_to_what_moves(tmp_path, monkeypatch):
     monkeypatch.setattr(Shelf, "clip_model", None)
-    amounts = iter([{"motion": 0.5, "flicker": 1.0}, {"motion": 6.0, "flicker": 2.0}])
+    amounts = iter([{"motion": 0.25, "flicker": 1.0}, {"motion": 6.0, "flicker": 2.0}])
     monkeypatch.setattr(render_module, "describe_movement", lambda frames: next(amounts))
     (shot,) = film_of(tmp_path, HEAD + "shots:\n  - {prompt: a bear, takes: 2}\n")[0].shots
-    assert [take.scores["score"] for take in shot.takes] == [-0.04, -0.02] and shot.kept.number == 2
+    assert [take.scores["score"] for take in shot.takes] == [-0.025, -0.02] and shot.kept.number == 2
 
 
 def test_loras_of_the_look_are_those_of_a_clip(tmp_path, pocket, monkeypatch):

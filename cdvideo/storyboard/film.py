@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdvideo import video
+from cdvideo.animate.reuse import DRAFT
 from cdvideo.files import replace_files
 from cdvideo.storyboard.cards import INK, PAPER, Typeface, captioned, still, title_card, typeface_for
 from cdvideo.storyboard.local import LocalExecutor
@@ -276,5 +277,9 @@ def _command(shot: RenderedShot, record: Mapping[str, Any], source: Path, out: P
     """What makes the shot again: from its own record, or, where it began with a frame that is in no file, from the storyboard."""
     start = record.get("init")
     if start and not start["file"]:
-        return f"cdvideo storyboard render {shlex.quote(str(source))} --only {shot.shot.number} --out {shlex.quote(str(out))}"
+        # A draft lies in a folder of the film's own.
+        draft = record["speed"]["name"] == DRAFT.name
+        folder = shlex.quote(str(out.parent if draft else out))
+        command = f"cdvideo storyboard render {shlex.quote(str(source))} --only {shot.shot.number} --out {folder}"
+        return f"{command} --draft" if draft else command
     return f"cdvideo animate --replay {shlex.quote(str(shot.kept.mp4))}"

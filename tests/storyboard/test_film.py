@@ -185,6 +185,11 @@ def test_a_shot_continues_from_the_one_before(tmp_path):
     assert not np.array_equal(frames_of(film)[1], frames_of(alone)[1])
     film, counter = film_of(tmp_path, text.replace("beach", "beach\n    seed: 9"))
     assert [done for _, _, done in counter.takes] == [False, False], "another last frame makes another shot"
+    source, folder = tmp_path / "film.yaml", tmp_path / "film"
+    command = f"cdvideo storyboard render {source} --only 2 --out {folder}"
+    assert f"{command}<" in film.page.read_text(), "the frame that it began with is in no file"
+    draft = render(plan_of(source), source, folder / "draft", formats=("mp4",), device="cpu", workers=1, speed="draft")
+    assert f"{command} --draft<" in draft.page.read_text()
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("best", 2), ("3", 3)])

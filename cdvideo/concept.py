@@ -300,13 +300,14 @@ def _with_changes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor | 
 def distinct_names(tokens: Sequence[Sequence[str]]) -> list[dict[str, str]]:
     """Each concept's tokens by names that no other has: a name that several use becomes `V1*`, `V2*`, in turn, passing over taken ones."""
     counts = Counter(token for own in tokens for token in own)
+    taken = {token for token, count in counts.items() if count == 1}
     renames, number = [], 0
     for own in tokens:
         names = {}
         for token in own:
             names[token] = token
             if counts[token] > 1:
-                while (name := f"V{(number := number + 1)}*") in counts:
+                while (name := f"V{(number := number + 1)}*") in taken:
                     pass
                 names[token] = name
         renames.append(names)

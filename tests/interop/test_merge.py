@@ -103,6 +103,7 @@ def test_the_merged_concept_is_one_like_any_other(tiny_base, two, tmp_path):
 
 def test_tokens_are_renamed_only_where_they_meet():
     assert distinct_names([["V*"], ["V*"]]) == [{"V*": "V1*"}, {"V*": "V2*"}]
+    assert distinct_names([["V1*"], ["V1*"]]) == [{"V1*": "V1*"}, {"V1*": "V2*"}], "a name that all give up is free again"
     assert distinct_names([["V*"], ["<cat>"]]) == [{"V*": "V*"}, {"<cat>": "<cat>"}]
     assert distinct_names([["V*", "V1*"], ["V*"]]) == [{"V*": "V2*", "V1*": "V1*"}, {"V*": "V3*"}]
 

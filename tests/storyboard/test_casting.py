@@ -63,7 +63,7 @@ def test_a_file_of_several_concepts_plays_as_one_and_is_named_by_class():
     assert found.prompts[0] == "a V1* bear and V2* owl" and [star.names for star in found.starring] == [("ted", "owl")]
     beside = cast_in({"prompt": "{owl} and {ted}"}, members={"owl": "f", "ted": "g"}, f=pair, g=header("toy", tokens=("V1*",)))
     assert beside.prompts[0] == "V2* owl and V3* toy", "the owl's number is taken"
-    assert beside.starring[1].tokens == {"V1*": "V4*"}
+    assert beside.starring[1].tokens == {"V1*": "V3*"}
 
 
 def test_an_unknown_class_word_is_the_castings_or_nobodys():

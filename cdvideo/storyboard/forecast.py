@@ -71,11 +71,11 @@ def forecast(rendering: Rendering, executor: Executor, workers: int | None = Non
     shots = [shot for row in rows for shot in row]
     num_open = sum(any(shot.to_render for shot in row) for row in rows)
     wanted = min(workers or executor.usual_workers(rendering.plan.base, rendering.device), num_open)
-    first = next((shot for shot in shots if shot.to_render), None)
-    if first is None:
+    open_shots = [shot for shot in shots if shot.to_render]
+    if not open_shots:
         return Forecast(shots=shots, workers=0, measured=None)
     with stage or _open(rendering) as opened:
-        return Forecast(shots=shots, workers=wanted, measured=_measured(opened, first, rendering.num_threads))
+        return Forecast(shots=shots, workers=wanted, measured=_measured(opened, open_shots, rendering.num_threads))
 
 
 def _open(rendering: Rendering) -> Stage:
@@ -104,10 +104,11 @@ def _foreseen(shelf: Shelf, chain: Chain, rendering: Rendering) -> list[Forecast
     return row
 
 
-def _measured(stage: Stage, first: ForecastShot, num_threads: int) -> Measured:
+def _measured(stage: Stage, shots: list[ForecastShot], num_threads: int) -> Measured:
+    """The pace of the first of these shots, and the memory of the longest, since all are of one size."""
+    first = shots[0]
     studio = stage.studio_for(first.shot)
-    num_frames = first.shot.num_frames
     with film_threads(stage, num_threads):
-        memory = memory_of(studio, num_frames=num_frames, size=first.size)
-        pace = pace_of(studio, num_frames=num_frames, settings=stage.shelf.settings(first.shot))
+        memory = memory_of(studio, num_frames=max(one.shot.num_frames for one in shots), size=first.size)
+        pace = pace_of(studio, num_frames=first.shot.num_frames, settings=stage.shelf.settings(first.shot))
     return Measured(shot=first.shot.number, device=str(stage.base.device), memory=memory, pace=pace)

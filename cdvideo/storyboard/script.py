@@ -7,11 +7,22 @@ which have `concept`, `negative` and the defaults at the top level, are read as 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from cdvideo.config import FrozenModel, listed
@@ -50,9 +61,17 @@ def _take(value: Any) -> Any:
     raise ValueError("write best, or the number of a take from 1")
 
 
+def _printable(value: str) -> str:
+    """The text, which terminals and fonts can show. Raises ValueError for control characters other than the ends of lines and tabs."""
+    strangers = sorted({letter for letter in value if unicodedata.category(letter) == "Cc" and letter not in "\n\t"})
+    if strangers:
+        raise ValueError(f"no control characters such as U+{ord(strangers[0]):04X} can be shown; leave them out")
+    return value
+
+
 Frame = Annotated[int, Field(ge=0, lt=MAX_FRAMES)]
 Strength = Annotated[float, Field(ge=-4, le=4)]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_printable)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 Colour = Annotated[str, StringConstraints(pattern=r"^#[0-9A-Fa-f]{6}$")]
 Course = Annotated[

@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-full-size lint bench bench-train bench-animate bench-storyboard pocket pocket-report wheel clean
+.PHONY: demo test test-full-size lint bench bench-train bench-animate bench-storyboard bench-joining pocket pocket-report wheel clean
 
 demo: $(VENV)/run-ready
 	$(BIN)/cdvideo demo
@@ -28,6 +28,9 @@ bench-animate: $(VENV)/run-ready
 
 bench-storyboard: $(VENV)/run-ready
 	$(BIN)/python -m tests.bench.storyboard
+
+bench-joining: $(VENV)/run-ready
+	$(BIN)/python -m tests.bench.joining
 
 pocket: $(VENV)/pocket-ready
 	$(BIN)/python -m cdvideo.pocket

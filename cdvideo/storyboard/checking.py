@@ -152,6 +152,8 @@ def _media(storyboard: Storyboard, source: Path) -> Iterator[Trouble]:
             yield trouble
         elif not _begins(locate(shot.start, source)).startswith(_PICTURES):
             yield Trouble(path, f"{shot.start} is no picture", "give a PNG, JPEG, WebP, BMP or GIF")
+        elif damage := _damage(locate(shot.start, source)):
+            yield Trouble(path, f"{shot.start} is damaged: {damage}", "copy it again, or name another")
     if storyboard.audio:
         sounds = (".wav", ".mp3", ".m4a", ".ogg", ".opus", ".flac", ".aac", ".mp4", ".webm", ".mkv", ".mov")
         trouble = _missing(storyboard.audio.file, ("audio", "file"), source, what="sound", suffixes=sounds)
@@ -184,6 +186,19 @@ def _begins(file: Path) -> bytes:
             return opened.read(16)
     except OSError:
         return b""
+
+
+def _damage(file: Path) -> str:
+    """Why a picture cannot be read; nothing where it can."""
+    # Only a film that starts from pictures needs Pillow to be checked.
+    from PIL import Image
+
+    try:
+        with Image.open(file) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return str(error)
+    return ""
 
 
 def _models(storyboard: Storyboard, plan: FilmPlan) -> Iterator[Trouble]:

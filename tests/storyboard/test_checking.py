@@ -152,6 +152,14 @@ def test_a_mistake_has_one_message_with_the_way_out(text, said):
     assert said in mistake
 
 
+def test_a_start_picture_that_ends_early_is_found():
+    Image.effect_noise((64, 64), 50).save("whole.png")
+    Path("half.png").write_bytes(Path("whole.png").read_bytes()[:1500])
+    (found,) = mistakes_of(film("{prompt: a, start: half.png}"))
+    assert "half.png is damaged" in found
+    checked(film("{prompt: a, start: whole.png}"))
+
+
 def test_control_characters_are_refused():
     found = mistakes_of('title: "Red \\e[31m"\nshots:\n  - {prompt: "a\\tbear", caption: "one\\ntwo"}\n  - prompt: "a bear \\a"\n')
     assert [mistake.partition(": ")[2][:10] for mistake in found] == ["title: no ", "shots[1].p"] and "U+001B" in found[0]

@@ -31,6 +31,7 @@ from cdvideo.storyboard.cards import PAPER
 from cdvideo.storyboard.takes import Shelf, Take, drafted_size
 from cdvideo.storyboard.timing import timeline
 from cdvideo.video.sheet import evenly_picked
+from tests.animate.test_text_states import concept_of
 from tests.base.test_lora import kohya
 from tests.command_line import call
 from tests.train import children
@@ -100,6 +101,10 @@ def test_a_film_is_what_its_storyboard_says(tmp_path):
         if suffix != "gif":
             assert np.abs(seen[4:8].astype(int) - first[:4]).mean() < tolerance
         assert np.abs(seen[10:14, :40].astype(int) - second[2:, :40]).mean() < tolerance, "above its caption"
+        for index, share in enumerate((1 / 3, 2 / 3)):
+            light = (1 - share) * (first[4 + index] / 255) ** 2.2 + share * (second[index] / 255) ** 2.2
+            mixed = 255 * light ** (1 / 2.2)
+            assert np.abs(seen[8 + index, :40] - mixed[:40]).mean() < tolerance, "two frames of crossfade, mixed in light"
         assert np.abs(seen[10:14, 50:].astype(int) - second[2:, 50:]).max() > 60, "burnt in"
     described = video.describe(film.files["mp4"])
     assert described["fps"] == 8
@@ -249,6 +254,20 @@ def test_what_stands_still_loses_to_what_moves(tmp_path, monkeypatch):
     monkeypatch.setattr(render_module, "describe_movement", lambda frames: next(amounts))
     (shot,) = film_of(tmp_path, HEAD + "shots:\n  - {prompt: a bear, takes: 2}\n")[0].shots
     assert [take.scores["score"] for take in shot.takes] == [-0.025, -0.02] and shot.kept.number == 2
+
+
+def test_two_concepts_meet_in_a_shot_and_each_plays_alone(tmp_path, pocket):
+    for word, seed in (("bear", 1), ("cat", 2)):
+        concept_of(pocket, "V*", word, seed).save(tmp_path / f"{word}.safetensors")
+    text = (
+        HEAD
+        + "cast: {bear: bear.safetensors, cat: cat.safetensors}\nshots:\n  - prompt: 'a {bear} next to a {cat}'\n  - prompt: 'a {cat}'\n"
+    )
+    film, _ = film_of(tmp_path, text)
+    both, alone = [shot.kept.clip().record for shot in film.shots]
+    assert [entry["tokens"] for entry in both["concepts"]] == [["V1*"], ["V2*"]] and both["joining"] == "local"
+    assert both["prompt"] == "a V1* bear next to a V2* cat" and alone["prompt"] == "a V* cat"
+    assert [entry["class_words"] for entry in alone["concepts"]] == [["cat"]]
 
 
 def test_loras_of_the_look_are_those_of_a_clip(tmp_path, pocket, monkeypatch):

@@ -12,6 +12,7 @@ import sys
 import time
 import wave
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -297,7 +298,9 @@ def test_ctrl_c_in_a_terminal_stops_everything_quietly(tmp_path):
     (tmp_path / "film.yaml").write_text(TWO.replace("steps: 1", "steps: 900"))
     command = [sys.executable, "-m", "cdvideo", "storyboard", "render", "film.yaml", "--device", "cpu", "--workers", "2"]
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+        # Whoever runs the tests in the background is deaf to Ctrl-C, and what it starts would be, too.
+        hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True, preexec_fn=hears)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
     def imports(child: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cdvideo.animate.attention import short_attention
 from cdvideo.animate.key_frames import key_frame_weights, values_by_frame
 from cdvideo.animate.reuse import EXACT, FeatureReuse, Speed, states_by_row
 from cdvideo.animate.sparing import SparingPredictor
@@ -60,7 +61,7 @@ def denoised(
 
     latents = noise = first = draw()
     clean = start.latents(base).float().reshape(shape) if start else None
-    with SparingPredictor(base, noise_predictor(unet)) as plain:
+    with short_attention(unet), SparingPredictor(base, noise_predictor(unet)) as plain:
         for number in range(rounds):
             scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
             if number:

@@ -1,0 +1,73 @@
+"""Attention on a CPU, where PyTorch's fused kernel is slow for short sequences: over a clip's frames, and from cells to words.
+
+Shapes: `B` rows, `H` heads, `N` queries, `M` keys, `D` width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+MOST_SCORE_BYTES = 2**24
+"""Of the scores of one layer. What has more, such as attention between the cells of a large picture, goes to the fused kernel."""
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q Kᵀ / √D) V (Vaswani et al. 2017, equation 1) of (B, H, N, D), (B, H, M, D) and (B, H, M, D)."""
+    num_rows, num_heads = query.shape[:2]
+    num_scores = num_rows * num_heads * query.shape[2] * key.shape[2]
+    if num_scores * query.element_size() > MOST_SCORE_BYTES:
+        return F.scaled_dot_product_attention(query, key, value)
+    query, key, value = (states.flatten(0, 1) for states in (query, key, value))
+    nothing = torch.empty(1, 1, 1, dtype=query.dtype)
+    scores = torch.baddbmm(nothing, query, key.transpose(1, 2), beta=0, alpha=query.shape[-1] ** -0.5)
+    return torch.bmm(scores.softmax(-1), value).unflatten(0, (num_rows, num_heads))
+
+
+class _ShortAttention:
+    """A processor of diffusers' `Attention` that computes by `attended`; what has a mask is left to the processor of before."""
+
+    def __init__(self, before: Any) -> None:
+        self.before = before
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **others: Any) -> Tensor:
+        if any(value is not None for value in others.values()):
+            result: Tensor = self.before(attn, hidden_states, encoder_hidden_states, **others)
+            return result
+        seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            rearrange(states, "b n (h d) -> b h n d", h=attn.heads)
+            for states in (attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen))
+        )
+        joined: Tensor = attn.to_out[0](rearrange(attended(query, key, value), "b h n d -> b n (h d)"))
+        return joined
+
+
+@contextmanager
+def short_attention(unet: Any) -> Iterator[None]:
+    """Within it, the attention layers of a UNet on a CPU compute short sequences by plain matrix products; elsewhere nothing changes."""
+    from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+
+    changed = []
+    if unet.device.type == "cpu":
+        for layer in unet.modules():
+            if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0 and _is_plain(layer):
+                changed.append((layer, layer.processor))
+                layer.processor = _ShortAttention(layer.processor)
+    try:
+        yield
+    finally:
+        for layer, before in changed:
+            layer.processor = before
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether a layer is made of its four matrices alone, as those of Stable Diffusion 1.5 and AnimateDiff are."""
+    others = (layer.spatial_norm, layer.group_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
+    return not any(others) and not layer.residual_connection and layer.rescale_output_factor == 1

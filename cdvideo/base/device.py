@@ -78,8 +78,8 @@ def cpu_computes_in_bf16() -> bool:
 def keep_freed_memory(device: torch.device) -> None:
     """Lets this process keep what it frees for what it allocates next, where it computes on a CPU under Linux' C library.
 
-    By default that library gives large blocks back and fetches them anew, page by page, at every layer of a UNet: a fifth of the time of a
-    pocket clip. Blocks of 32 MiB (the most that it takes) and more still go back.
+    By default that library may give large blocks back and fetch them anew, page by page, at every layer of a UNet.
+    Blocks of 32 MiB (the most that it takes) and more still go back.
     """
     if device.type != "cpu":
         return

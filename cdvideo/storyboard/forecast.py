@@ -87,6 +87,7 @@ def _foreseen(shelf: Shelf, chain: Chain, rendering: Rendering) -> list[Forecast
     before: Take | None = None
     preset = shelf.makings.preset
     for shot in chain:
+        settings = shelf.settings(shot)
         takes = range(1, shot.takes + 1)
         known = not shot.continues or before is not None
         folders = shelf.folders(shot, before) if known else []
@@ -95,8 +96,8 @@ def _foreseen(shelf: Shelf, chain: Chain, rendering: Rendering) -> list[Forecast
         row.append(
             ForecastShot(
                 shot=shot,
-                size=shelf.settings(shot)["size"],
-                num_steps=shot.num_inference_steps or speed_of(rendering.speed).steps_of(preset),
+                size=settings["size"],
+                num_steps=settings["num_inference_steps"] or speed_of(rendering.speed).steps_of(preset),
                 rendered=rendered,
                 to_render=[take for take in takes if take not in rendered] if shot.number in rendering.wanted else [],
             )

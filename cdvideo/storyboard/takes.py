@@ -139,8 +139,12 @@ class Shelf:
         name = f"{shot.number:02d}-{slug(shot.prompts[min(shot.prompts)])[:40]}"
         keys = [json.dumps({**decisive, "seed": shot.seed + take}, sort_keys=True) for take in range(shot.takes)]
         digests = [hashlib.sha256(key.encode()).hexdigest()[:16] for key in keys]
-        # A shot that has another place in the film now lies where it was rendered.
-        return [next(self.folder.glob(f"*-{digest}"), self.folder / f"{name}-{digest}") for digest in digests]
+        return [self._folder_of(name, digest) for digest in digests]
+
+    def _folder_of(self, name: str, digest: str) -> Path:
+        """Where a take lies: a shot that has another place in the film now, where it was rendered."""
+        own = self.folder / f"{name}-{digest}"
+        return own if own.exists() else next(self.folder.glob(f"*-{digest}"), own)
 
     def judged(self, shot: PlannedShot, folders: Sequence[Path]) -> RenderedShot:
         """The shot of finished takes, the best or the chosen one kept."""

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdvideo.animate.attention import short_attention
 from cdvideo.animate.key_frames import key_frame_weights, values_by_frame
 from cdvideo.animate.reuse import EXACT, FeatureReuse, Speed, states_by_row
 from cdvideo.animate.sparing import SparingPredictor
 from cdvideo.animate.starting import Start
 from cdvideo.animate.text_states import TextKeyValues
 from cdvideo.base import Base
+from cdvideo.base.quick_layers import quick_layers
 from cdvideo.sampling import (
     NoisePredictor,
     OnPrediction,
@@ -61,7 +61,7 @@ def denoised(
 
     latents = noise = first = draw()
     clean = start.latents(base).float().reshape(shape) if start else None
-    with short_attention(unet), SparingPredictor(base, noise_predictor(unet)) as plain:
+    with quick_layers(unet), SparingPredictor(base, noise_predictor(unet)) as plain:
         for number in range(rounds):
             scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
             if number:

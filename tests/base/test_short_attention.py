@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cdvideo.animate import attention
-from cdvideo.animate.attention import attended, short_attention
+from cdvideo.base import short_attention as attention
+from cdvideo.base.short_attention import attended, short_attention
 from cdvideo.motion import attach
 from tests import tiny
 from tests.motion.test_attach import clip, module

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 MOST_SCORE_BYTES = 2**24
 """Of the scores of one layer. What has more, such as attention between the cells of a large picture, goes to the fused kernel."""
@@ -50,13 +51,13 @@ class _ShortAttention:
 
 
 @contextmanager
-def short_attention(unet: Any) -> Iterator[None]:
-    """Within it, the attention layers of a UNet on a CPU compute short sequences by plain matrix products; elsewhere nothing changes."""
-    from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-
+def short_attention(*models: nn.Module) -> Iterator[None]:
+    """Within it, diffusers' attention layers on a CPU compute short sequences by plain matrix products; elsewhere nothing changes."""
     changed = []
-    if unet.device.type == "cpu":
-        for layer in unet.modules():
+    for model in models:
+        if next(model.parameters()).device.type != "cpu":
+            continue
+        for layer in model.modules():
             if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0 and _is_plain(layer):
                 changed.append((layer, layer.processor))
                 layer.processor = _ShortAttention(layer.processor)

@@ -21,7 +21,8 @@ from cdvideo.base.short_attention import short_attention
 
 MOST_ORDERED_BYTES = 2**28
 """Of a model's convolutions. A larger model computes on larger pictures, too, and gains little by a second copy of its weights."""
-DTYPES = (torch.float32, torch.bfloat16)
+GEGLU_DTYPES = (torch.float32, torch.bfloat16)
+"""Other layers compute so in fp32 alone: the products and convolutions of bf16 are oneDNN's in PyTorch, too, and gain nothing."""
 
 
 @contextmanager
@@ -65,9 +66,9 @@ def _is_plain(layer: nn.Conv2d) -> bool:
     return layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
 
 
-def _computes(states: Tensor, weight: Tensor) -> bool:
+def _computes(states: Tensor, weight: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
     """Whether the operators can be called with these, and stand for PyTorch's."""
-    return states.dtype == weight.dtype and states.dtype in DTYPES and not weight.requires_grad and not torch.is_autocast_enabled("cpu")
+    return states.dtype == weight.dtype and states.dtype in dtypes and not weight.requires_grad and not torch.is_autocast_enabled("cpu")
 
 
 def _wants_grad(states: Tensor) -> bool:
@@ -94,8 +95,7 @@ class _FrozenLinear(torch.autograd.Function):
 
 class _QuickLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
-        # bf16 products are oneDNN's already.
-        if input.dtype != torch.float32 or not _computes(input, self.weight):
+        if not _computes(input, self.weight):
             return super().forward(input)
         if _wants_grad(input):
             result: Tensor = _FrozenLinear.apply(input, self.weight, self.bias)
@@ -108,7 +108,7 @@ class _QuickGEGLU(GEGLU):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         weight, bias = self.proj.weight, self.proj.bias
-        if not _computes(hidden_states, weight) or _wants_grad(hidden_states) or bias is None:
+        if not _computes(hidden_states, weight, GEGLU_DTYPES) or _wants_grad(hidden_states) or bias is None:
             result: Tensor = super().forward(hidden_states, *args, **kwargs)
             return result
         (gated, gate), (gated_bias, gate_bias) = weight.chunk(2), bias.chunk(2)

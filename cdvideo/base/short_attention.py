@@ -1,5 +1,7 @@
 """Attention on a CPU, where PyTorch's fused kernel is slow for short sequences: over a clip's frames, and from cells to words.
 
+Only without gradients: with them the fused kernel is the faster one.
+
 Shapes: `B` rows, `H` heads, `N` queries, `M` keys, `D` width of a head.
 """
 
@@ -18,17 +20,22 @@ from torch import Tensor, nn
 MOST_SCORE_BYTES = 2**24
 """Of the scores of one layer. What has more, such as attention between the cells of a large picture, goes to the fused kernel."""
 
+FEWEST_WITHOUT_FP32 = 64
+"""Keys. PyTorch's softmax of shorter rows of bf16 takes up to twice as long as one in fp32 and both conversions."""
+
 
 def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(Q Kᵀ / √D) V (Vaswani et al. 2017, equation 1) of (B, H, N, D), (B, H, M, D) and (B, H, M, D)."""
     num_rows, num_heads = query.shape[:2]
     num_scores = num_rows * num_heads * query.shape[2] * key.shape[2]
-    if num_scores * query.element_size() > MOST_SCORE_BYTES:
+    if num_scores * query.element_size() > MOST_SCORE_BYTES or (torch.is_grad_enabled() and query.requires_grad):
         return F.scaled_dot_product_attention(query, key, value)
     query, key, value = (states.flatten(0, 1) for states in (query, key, value))
     nothing = torch.empty(1, 1, 1, dtype=query.dtype)
     scores = torch.baddbmm(nothing, query, key.transpose(1, 2), beta=0, alpha=query.shape[-1] ** -0.5)
-    return torch.bmm(scores.softmax(-1), value).unflatten(0, (num_rows, num_heads))
+    if scores.shape[-1] < FEWEST_WITHOUT_FP32:
+        scores = scores.float()
+    return torch.bmm(scores.softmax(-1).to(value), value).unflatten(0, (num_rows, num_heads))
 
 
 class _ShortAttention:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cdvideo.base import Base, versions
 from cdvideo.base.device import keep_freed_memory
+from cdvideo.base.quick_layers import quick_layers
 from cdvideo.concept import Concept, ConceptHeader, Looks
 from cdvideo.errors import Interrupted, UserError
 from cdvideo.train.batches import Batch, Batches, CachedViews, FreshViews, made_ahead
@@ -143,7 +144,11 @@ def train(
     state = load_checkpoint(checkpoint_path(out), settings) if resume else None
     scheduler = DDPMScheduler.from_config(base.components.scheduler_config)
 
-    with _checkpointed_gradients(base, gradient_checkpointing), chosen.tune(base, subjects) as tuning:
+    with (
+        _checkpointed_gradients(base, gradient_checkpointing),
+        chosen.tune(base, subjects) as tuning,
+        quick_layers(base.unet, base.text_encoder),
+    ):
         batches = _batches(base, photos, subjects, class_pictures if prior_weight else None, cached_views, seed, scheduler)
         preservation = Preservation(tuning, spl_mode) if spl_weight else None
         stepper = make_optimizer(optimizer, tuning.parameters, step_rate)

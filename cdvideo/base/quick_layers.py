@@ -117,31 +117,31 @@ class _QuickGEGLU(GEGLU):
 
 
 class _QuickConv2d(nn.Conv2d):
+    """Only with gradients: a clip's many pictures gain a few percent, and what it adds up in another order shows in guided latents."""
+
     def forward(self, input: Tensor) -> Tensor:
-        if not _computes(input, self.weight) or (_wants_grad(input) and self.stride != (1, 1)):
+        if not _wants_grad(input) or not _computes(input, self.weight) or self.stride != (1, 1):
             return super().forward(input)
-        if _wants_grad(input):
-            result: Tensor = _FrozenConvolution.apply(input, self)
-            return result
-        return self.convolved(input)
+        result: Tensor = _FrozenConvolution.apply(input, self)
+        return result
 
     def convolved(self, pixels: Tensor) -> Tensor:
         assert isinstance(self.padding, tuple)
-        return self._convolve(pixels, "forward", self.bias, self.padding, self.stride)
+        return self._convolve(pixels, "forward", self.bias, self.padding)
 
     def input_grad(self, grad: Tensor) -> Tensor:
-        """Of a convolution of stride 1: another one, of the weights turned round, with what it lacks of a full padding."""
+        """Another convolution, of the weights turned round, with what this one lacks of a full padding."""
         assert isinstance(self.padding, tuple)
         padding = tuple(side - 1 - own for side, own in zip(self.kernel_size, self.padding, strict=True))
-        return self._convolve(grad, "backward", None, padding, (1, 1))
+        return self._convolve(grad, "backward", None, padding)
 
-    def _convolve(self, pixels: Tensor, way: str, bias: Tensor | None, padding: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    def _convolve(self, pixels: Tensor, way: str, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        weight = self._ordered(way, pixels.shape, padding, stride)
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(pixels, weight, bias, padding, stride, (1, 1), 1, "none", [], "")
+        weight = self._ordered(way, pixels.shape, padding)
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(pixels, weight, bias, padding, (1, 1), (1, 1), 1, "none", [], "")
         return result
 
-    def _ordered(self, way: str, shape: torch.Size, padding: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    def _ordered(self, way: str, shape: torch.Size, padding: tuple[int, ...]) -> Tensor:
         """The weight in oneDNN's order for pictures of this shape, made once for as long as the weight is the same."""
         kept = self.__dict__.setdefault("ordered", {})
         known_as, ordered = kept.get(way, (None, None))
@@ -150,7 +150,7 @@ class _QuickConv2d(nn.Conv2d):
             weight = self.weight.detach()
             if way == "backward":
                 weight = weight.flip(2, 3).transpose(0, 1).contiguous()
-            ordered = torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), padding, stride, (1, 1), 1, shape)
+            ordered = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), padding, (1, 1), (1, 1), 1, shape)
             kept[way] = name, ordered
         return ordered
 

@@ -55,12 +55,16 @@ def test_it_computes_the_same_with_and_without_gradients(name):
 
 def test_weights_that_change_are_seen():
     layer, pixels = seeded(nn.Conv2d(4, 6, 3, padding=1), 1, 4, 8, 8)
-    with torch.no_grad(), quick_layers(layer):
-        layer(pixels)
-        layer.weight.mul_(2)
-        layer.bias.zero_()
-        doubled = layer(pixels)
-    assert torch.allclose(doubled, layer(pixels), atol=1e-5)
+    pixels.requires_grad_(True)
+    with quick_layers(layer):
+        layer(pixels).sum().backward()
+        with torch.no_grad():
+            layer.weight.mul_(2)
+            layer.bias.zero_()
+        changed = layer(pixels)
+        (grad,) = torch.autograd.grad(changed.sum(), pixels)
+    assert torch.allclose(changed, layer(pixels), atol=1e-5)
+    assert torch.allclose(grad, 2 * pixels.grad, atol=1e-4)
 
 
 def test_what_is_trained_gets_its_gradient():
@@ -84,9 +88,8 @@ def test_in_autocast_and_in_other_precisions_layers_are_pytorchs():
 
 
 def test_what_the_operators_cannot_compute_is_left_alone(monkeypatch):
-    odd = nn.ModuleList(
-        [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.Conv1d(4, 4, 3)]
-    )
+    grouped, dilated, reflecting = nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv2d(4, 4, 3, padding_mode="reflect")
+    odd = nn.ModuleList([grouped, dilated, reflecting, nn.Conv1d(4, 4, 3)])
     kinds = [type(layer) for layer in odd]
     large = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(4, 4, 3))
     with quick_layers(odd):

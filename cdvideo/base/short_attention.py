@@ -24,18 +24,22 @@ FEWEST_WITHOUT_FP32 = 64
 """Keys. PyTorch's softmax of shorter rows of bf16 takes up to twice as long as one in fp32 and both conversions."""
 
 
-def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(Q Kᵀ / √D) V (Vaswani et al. 2017, equation 1) of (B, H, N, D), (B, H, M, D) and (B, H, M, D)."""
-    num_rows, num_heads = query.shape[:2]
-    num_scores = num_rows * num_heads * query.shape[2] * key.shape[2]
+def attended(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
+    """softmax(Q Kᵀ / √D) V (Vaswani et al. 2017, equation 1) of (B, N, H D), (B, M, H D) and (B, M, H D), head by head: (B, N, H D)."""
+    num_scores = len(query) * num_heads * query.shape[1] * key.shape[1]
     if num_scores * query.element_size() > MOST_SCORE_BYTES or (torch.is_grad_enabled() and query.requires_grad):
-        return F.scaled_dot_product_attention(query, key, value)
-    query, key, value = (states.flatten(0, 1) for states in (query, key, value))
+        parts = (rearrange(states, "b n (h d) -> b h n d", h=num_heads) for states in (query, key, value))
+        return rearrange(F.scaled_dot_product_attention(*parts), "b h n d -> b n (h d)")
+    width = query.shape[-1] // num_heads
     nothing = torch.empty(1, 1, 1, dtype=query.dtype)
-    scores = torch.baddbmm(nothing, query, key.transpose(1, 2), beta=0, alpha=query.shape[-1] ** -0.5)
-    if scores.shape[-1] < FEWEST_WITHOUT_FP32:
-        scores = scores.float()
-    return torch.bmm(scores.softmax(-1).to(value), value).unflatten(0, (num_rows, num_heads))
+    heads = []
+    # Each head is a view of the whole: to join the heads' rows in one product, all would have to be copied.
+    for own_query, own_key, own_value in zip(*(states.split(width, dim=-1) for states in (query, key, value)), strict=True):
+        scores = torch.baddbmm(nothing, own_query, own_key.transpose(1, 2), beta=0, alpha=width**-0.5)
+        if scores.shape[-1] < FEWEST_WITHOUT_FP32:
+            scores = scores.float()
+        heads.append(torch.bmm(scores.softmax(-1).to(value), own_value))
+    return torch.cat(heads, dim=-1)
 
 
 class _ShortAttention:
@@ -49,11 +53,7 @@ class _ShortAttention:
             result: Tensor = self.before(attn, hidden_states, encoder_hidden_states, **others)
             return result
         seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        query, key, value = (
-            rearrange(states, "b n (h d) -> b h n d", h=attn.heads)
-            for states in (attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen))
-        )
-        joined: Tensor = attn.to_out[0](rearrange(attended(query, key, value), "b h n d -> b n (h d)"))
+        joined: Tensor = attn.to_out[0](attended(attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen), attn.heads))
         return joined
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 from cdvideo.base import short_attention as attention
 from cdvideo.base.short_attention import attended, short_attention
@@ -18,7 +19,8 @@ def test_it_is_the_fused_kernels(monkeypatch, most, dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(2, 3, length, 8, generator=generator).to(dtype) for length in (16, 7, 7))
     wanted = F.scaled_dot_product_attention(query.double(), key.double(), value.double())
-    assert (attended(query, key, value).double() - wanted).abs().max() < tolerance
+    got = attended(*(rearrange(states, "b h n d -> b n (h d)") for states in (query, key, value)), num_heads=3)
+    assert (got.double() - rearrange(wanted, "b h n d -> b n (h d)")).abs().max() < tolerance
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ from cdvideo.evaluate.movement import black_frames, describe_movement
 from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
 from cdvideo.sampling import WINDOW, OnPrediction, OnStep
 from cdvideo.video import Clip
+from cdvideo.video.gather import gathered
 
 JOININGS = ("local", "merge", "whole")
 
@@ -176,7 +177,7 @@ class Studio:
                 on_step=on_step,
                 on_prediction=on_prediction,
             )
-        frames = self.base.decode(rearrange(latents, "1 c f h w -> f c h w")).numpy()
+        frames = gathered(frame for some in self.base.decoded(rearrange(latents, "1 c f h w -> f c h w")) for frame in some.numpy())
         _check_black(frames)
         over_time = {
             "prompts": _written(course) if len(course) > 1 else None,

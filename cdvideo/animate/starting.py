@@ -23,6 +23,7 @@ from torch import Tensor
 from cdvideo.base import Base
 from cdvideo.errors import UserError, UserNote
 from cdvideo.video import Clip, read
+from cdvideo.video.gather import gathered
 
 Frames = NDArray[np.uint8]
 StartSource = str | os.PathLike[str] | Clip
@@ -42,7 +43,10 @@ class Start:
     @property
     def digest(self) -> str:
         """Of the frames as they are used, so that a copy of the file in another format is another start."""
-        return hashlib.sha256(str(self.frames.shape).encode() + self.frames.tobytes()).hexdigest()[:16]
+        found = hashlib.sha256(str(self.frames.shape).encode())
+        for frame in self.frames:
+            found.update(frame.tobytes())
+        return found.hexdigest()[:16]
 
     def first_step(self, num_inference_steps: int) -> int:
         """The step that denoising starts at, as in SDEdit (Meng et al. 2022): the strength's share of all steps is left.
@@ -59,9 +63,11 @@ class Start:
 
     def latents(self, base: Base) -> Tensor:
         """(1, C, F, h, w): the means of the autoencoder's posteriors."""
-        pixels = rearrange(torch.from_numpy(np.array(self.frames)), "f h w c -> f c h w").float() / 127.5 - 1
-        means = torch.cat([base.moments(part)[0] for part in pixels.split(ENCODED_AT_ONCE)])
-        return rearrange(means, "f c h w -> 1 c f h w")
+        means = []
+        for first in range(0, len(self.frames), ENCODED_AT_ONCE):
+            some = torch.from_numpy(np.array(self.frames[first : first + ENCODED_AT_ONCE]))
+            means.append(base.moments(rearrange(some, "f h w c -> f c h w").float() / 127.5 - 1)[0])
+        return rearrange(torch.cat(means), "f c h w -> 1 c f h w")
 
     def described(self) -> Mapping[str, Any]:
         """What a record says of it."""
@@ -90,8 +96,8 @@ def start_from(source: StartSource, strength: float | None, *, size: tuple[int, 
     if len(frames) > wanted:
         used = "frame is" if wanted == 1 else f"{wanted} frames are"
         warnings.warn(f"of {name or 'the clip to start from'} the first {used} used", UserNote, stacklevel=3)
-    fitted = np.stack([_fitted(frame, size) for frame in frames[:wanted]])
-    return Start(fitted if len(fitted) == wanted else np.repeat(fitted, wanted, axis=0), strength, name)
+    fitted = gathered(_fitted(frame, size) for frame in frames[:wanted])
+    return Start(np.broadcast_to(fitted, (wanted, *fitted.shape[1:])), strength, name)
 
 
 def read_start(path: Path, *, most: int | None = None) -> Frames:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -80,15 +80,20 @@ class Base:
         posterior = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
         return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor, chunk: int = DECODED_AT_ONCE) -> Tensor:
-        """Pictures (N, H, W, 3) uint8 on the CPU from latents (N, C, h, w), a few at a time.
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (N, H, W, 3) uint8 on the CPU from latents (N, C, h, w). Raises UserError as `decoded` does."""
+        return torch.cat(list(self.decoded(latents)))
+
+    def decoded(self, latents: Tensor, chunk: int = DECODED_AT_ONCE) -> Iterator[Tensor]:
+        """Pictures (n, H, W, 3) uint8 on the CPU from latents (N, C, h, w): a few at a time, each few decoded when they are asked for.
 
         In fp16 or bf16 the autoencoder may overflow or draw black: such pictures are decoded once more in fp32, which is said. Raises
         UserError where they still hold values that are not numbers. Where memory runs out for some at once, they are decoded one by one.
         """
-        parts, again = [], False
-        for index, part in enumerate(latents.split(chunk)):
+        again = False
+        start = 0
+        while start < len(latents):
+            part = latents[start : start + chunk]
             try:
                 decoded = self._decode(part)
             except torch.OutOfMemoryError:
@@ -97,8 +102,8 @@ class Base:
                         f"there is not enough memory on {self.device} to decode one picture", remedy="give a smaller --size"
                     ) from None
                 warnings.warn("memory ran out: pictures are decoded one by one", UserNote, stacklevel=2)
-                parts.append(self.decode(latents[index * chunk :], chunk=1))
-                break
+                chunk = 1
+                continue
             if self.dtype != torch.float32 and _failed(decoded):
                 decoded, again = self._decode_in_fp32(part), True
             if not torch.isfinite(decoded).all():
@@ -108,14 +113,15 @@ class Base:
                     remedy="try --dtype fp32, or a lower --guidance",
                 )
             pixels = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-            parts.append(rearrange(pixels, "n c h w -> n h w c").cpu())
+            yield rearrange(pixels, "n c h w -> n h w c").cpu()
+            start += len(part)
         if again:
             name = str(self.dtype).removeprefix("torch.")
             warnings.warn(
                 f"the autoencoder failed in {name}: pictures that were black or no numbers are decoded in fp32", UserNote, stacklevel=2
             )
-        return torch.cat(parts)
 
+    @torch.no_grad()
     def _decode(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents.to(self.vae.device, self.vae.dtype) / self.vae.config.scaling_factor).sample
 

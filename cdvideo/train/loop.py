@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cdvideo.base import Base, versions
+from cdvideo.base.compiling import Compiled
 from cdvideo.base.device import keep_freed_memory
 from cdvideo.base.quick_layers import quick_layers
 from cdvideo.concept import Concept, ConceptHeader, Looks
@@ -92,6 +93,7 @@ def train(
     accumulate: int = 1,
     gradient_checkpointing: bool = False,
     optimizer: str = "adamw",
+    compile_unet: bool = False,
     seed: int = 0,
     checkpoint_every: int = 50,
     milestone_every: int | None = None,
@@ -105,7 +107,8 @@ def train(
     `learning_rate` is for one picture and is multiplied by the pictures of a step, as in the public script, and by the method's factor. A
     step has `batch_size` pictures in each process, `accumulate` times. The weights of the losses are the method's own where they are None;
     with a prior weight, `class_pictures` (by class word) are learnt from as well. `looks` gives what the photos look like, by token,
-    which is only kept in the concept. With `cached_views`, that many views of each photo are encoded once and used again and again.
+    which is only kept in the concept. With `cached_views`, that many views of each photo are encoded once and used again and again. With
+    `compile_unet` the first step takes minutes, and on a GPU every other one less time.
 
     The state is kept in a checkpoint beside `out` every `checkpoint_every` steps; with `resume` the training goes on from there and ends
     as if never interrupted. `on_milestone` is called there, every `milestone_every` steps, and at the end, and may return a score: with
@@ -135,6 +138,7 @@ def train(
         "prior_weight": prior_weight,
         "cached_views": cached_views,
         "optimizer": optimizer,
+        "compile": compile_unet,
         "seed": seed,
         "photos": sum(map(len, photos.values())),
         "content of the photos": _digest(photos),
@@ -147,7 +151,8 @@ def train(
     with (
         _checkpointed_gradients(base, gradient_checkpointing),
         chosen.tune(base, subjects) as tuning,
-        quick_layers(base.unet, base.text_encoder),
+        quick_layers(*([] if compile_unet else [base.unet]), base.text_encoder),
+        Compiled(base.unet, compile_unet) as compiled,
     ):
         batches = _batches(base, photos, subjects, class_pictures if prior_weight else None, cached_views, seed, scheduler)
         preservation = Preservation(tuning, spl_mode) if spl_weight else None
@@ -193,7 +198,8 @@ def train(
             score = None
             if on_milestone:
                 drift = class_distances(base, subjects)
-                score = on_milestone(Milestone(step=step, steps=steps, base=base, concept=partial(concept, step), drift=drift))
+                with compiled.paused():
+                    score = on_milestone(Milestone(step=step, steps=steps, base=base, concept=partial(concept, step), drift=drift))
             if keep_best and score is not None:
                 best.offer(step, score, tuning.state_dict())
             if keep:
@@ -216,6 +222,7 @@ def train(
                 parts, names = [], []
                 for _ in range(accumulate):
                     batch = next(coming)
+                    compiled.begin_pass()
                     losses = batch_losses(base, batch, preservation, scheduler)
                     loss = losses.noise + prior_weight * losses.prior + spl_weight * losses.spl
                     scaler.scale(loss / accumulate).backward()

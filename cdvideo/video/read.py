@@ -16,6 +16,7 @@ from cdvideo.errors import UserError
 from cdvideo.video.clip import Clip
 from cdvideo.video.destination import FRAME_NAME, Kind, StrPath, sidecar_of
 from cdvideo.video.encode import PNG_FPS_KEY, PNG_RECORD_KEY
+from cdvideo.video.gather import gathered
 from cdvideo.video.gif_bytes import parse_gif
 from cdvideo.video.libav import filtered, to_rgb
 
@@ -167,14 +168,20 @@ def _frame_files(folder: Path) -> list[Path]:
 def _read_pngs(files: list[Path]) -> tuple[NDArray[np.uint8], float]:
     from PIL import Image
 
-    frames, fps = [], _FALLBACK_FPS
-    for file in files:
-        with Image.open(file, formats=["PNG"]) as image:
-            fps = float(image.info.get(PNG_FPS_KEY, fps))
-            frames.append(np.asarray(image.convert("RGB")))
-        if frames[-1].shape != frames[0].shape:
-            raise ValueError(f"{file.name} has another size than {files[0].name}")
-    return np.stack(frames), fps
+    fps = _FALLBACK_FPS
+
+    def pictures() -> Iterator[NDArray[np.uint8]]:
+        nonlocal fps
+        shape = None
+        for file in files:
+            with Image.open(file, formats=["PNG"]) as image:
+                fps = float(image.info.get(PNG_FPS_KEY, fps))
+                pixels = np.asarray(image.convert("RGB"))
+            if pixels.shape != (shape := shape or pixels.shape):
+                raise ValueError(f"{file.name} has another size than {files[0].name}")
+            yield pixels
+
+    return gathered(pictures()), fps
 
 
 def _describe_pngs(files: list[Path]) -> tuple[int, int, int, float, str]:
@@ -189,10 +196,10 @@ def _read_gif(file: Path, most: int | None) -> tuple[NDArray[np.uint8], float]:
 
     layout = parse_gif(file.read_bytes())
     with Image.open(file, formats=["GIF"]) as image:
-        frames = [np.asarray(frame.convert("RGB")) for frame in itertools.islice(ImageSequence.Iterator(image), most)]
+        frames = gathered(np.asarray(frame.convert("RGB")) for frame in itertools.islice(ImageSequence.Iterator(image), most))
     if len(frames) != len(layout.delays[:most]):
         raise ValueError(f"{len(frames)} of its {len(layout.delays)} frames can be decoded")
-    return np.stack(frames), layout.fps
+    return frames, layout.fps
 
 
 @contextlib.contextmanager
@@ -214,24 +221,28 @@ def _fps_of(stream: VideoStream) -> float:
 
 
 def _read_video(file: Path, most: int | None) -> tuple[NDArray[np.uint8], float]:
-    frames: list[NDArray[np.uint8]] = []
     end = 0.0
     with _opened(file) as (container, stream):
         fps = _fps_of(stream)
         stream.thread_type = "AUTO"
-        for frame in itertools.islice(filtered(container.decode(stream), to_rgb), most):
-            frames.append(np.asarray(frame.to_ndarray(), dtype=np.uint8))
-            end = (frame.time or 0.0) + 1 / fps
+
+        def pictures() -> Iterator[NDArray[np.uint8]]:
+            nonlocal end
+            for frame in itertools.islice(filtered(container.decode(stream), to_rgb), most):
+                end = (frame.time or 0.0) + 1 / fps
+                yield np.asarray(frame.to_ndarray(), dtype=np.uint8)
+            if not end:
+                raise ValueError("none of its frames can be decoded")
+
+        frames = gathered(pictures())
         num_promised, promised_end = stream.frames, _promised_end(stream)
-    if not frames:
-        raise ValueError("none of its frames can be decoded")
     if len(frames) == most:
-        return np.stack(frames), fps
+        return frames, fps
     if len(frames) < num_promised:
         raise ValueError(f"it ends early: {len(frames)} of {num_promised} frames can be decoded")
     if end < promised_end - 0.5 / fps:
         raise ValueError(f"it ends early: {end:.2f} of {promised_end:.2f} seconds can be decoded")
-    return np.stack(frames), fps
+    return frames, fps
 
 
 def _promised_end(stream: VideoStream) -> float:

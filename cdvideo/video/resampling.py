@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from cdvideo.errors import UserError
 from cdvideo.video.clip import Clip
+from cdvideo.video.gather import gathered
 from cdvideo.video.libav import filtered
 
 if TYPE_CHECKING:
@@ -71,9 +73,8 @@ def _interpolated(clip: Clip, fps: float) -> NDArray[np.uint8]:
             sink,
         )
 
-    source = _video_frames(np.concatenate([clip.frames, after]), Fraction(clip.fps).limit_denominator(1001))
-    frames = [frame.to_ndarray() for frame in filtered(source, lambda _: wire)][:wanted]
-    return np.stack(frames + [frames[-1]] * (wanted - len(frames)))
+    source = _video_frames(chain(clip.frames, after), Fraction(clip.fps).limit_denominator(1001))
+    return gathered(_held(_pixels(filtered(source, lambda _: wire)), wanted))
 
 
 def _upscaled(frames: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
@@ -81,10 +82,24 @@ def _upscaled(frames: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
         scale = graph.add("scale", f"w=iw*{factor}:h=ih*{factor}:flags=lanczos+{_EXACT}")
         graph.link_nodes(source, scale, graph.add("format", "pix_fmts=rgb24"), sink)
 
-    return np.stack([frame.to_ndarray() for frame in filtered(_video_frames(frames, Fraction(1)), lambda _: wire)])
+    return gathered(_pixels(filtered(_video_frames(frames, Fraction(1)), lambda _: wire)))
 
 
-def _video_frames(frames: NDArray[np.uint8], rate: Fraction) -> Iterator[VideoFrame]:
+def _held(frames: Iterable[NDArray[np.uint8]], wanted: int) -> Iterator[NDArray[np.uint8]]:
+    """The first `wanted` of the frames; the last one again and again where there are fewer."""
+    count = 0
+    for frame in islice(frames, wanted):
+        yield frame
+        count += 1
+    for _ in range(count, wanted):
+        yield frame
+
+
+def _pixels(frames: Iterable[VideoFrame]) -> Iterator[NDArray[np.uint8]]:
+    return (np.asarray(frame.to_ndarray(), dtype=np.uint8) for frame in frames)
+
+
+def _video_frames(frames: Iterable[NDArray[np.uint8]], rate: Fraction) -> Iterator[VideoFrame]:
     from av import VideoFrame
 
     for index, pixels in enumerate(frames):

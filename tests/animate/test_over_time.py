@@ -18,8 +18,8 @@ PROMPTS = {0: "a bear on the beach", 4: "a fox in the snow", 5: "a cat"}
 
 def latents_of(studio, monkeypatch, **settings):
     found = []
-    decode = studio.base.decode
-    monkeypatch.setattr(studio.base, "decode", lambda latents: found.append(latents) or decode(latents))
+    decoded = studio.base.decoded
+    monkeypatch.setattr(studio.base, "decoded", lambda latents: found.append(latents) or decoded(latents))
     studio.clip(**settings)
     return found[0]
 

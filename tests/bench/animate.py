@@ -5,6 +5,7 @@
 `--part length`: peak memory and time a frame of 512
 frames against 16, each in a process of its own. `--part seams`: how much changes from frame to frame where windows of 64 frames
 overlap, against elsewhere, and where a loop begins again.
+`--part quality`: what the judge and CLIP say of `--speed fast` against exact, six seconds a clip.
 `--part files`: CPU seconds to write 16 frames of 512x512 as GIF and MP4. `--part assemble`: CPU seconds to join a UNet of Stable Diffusion
 1.5's size and a v2 motion module; 4 GB of memory. Without `--part`, all of them.
 """
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.bench.fast_quality import measure_quality, worse
 from tests.bench.record import FOLDER, Record, conditions, table
 
 Run = tuple[Any, float, float]
@@ -34,6 +36,7 @@ FRAMES, STEPS, GUIDANCE = 16, 25, 7.5
 LONG, LONG_STEPS = 512, 2
 SEAM_PROMPTS = ("a bear in the snow, snow falling", "a cat jumping on the beach", "a dog nodding on a blue background")
 SEAM_STEPS = 12
+PARTS = ["files", "render", "quality", "length", "seams", "assemble"]
 SAME = 2
 """How far, in levels of 255, a pixel of the exact render may differ from the pipeline's: they are the same computation, rounded."""
 GOALS = {
@@ -41,6 +44,7 @@ GOALS = {
     "bf16_ratio": ">= 1.8",
     "fast_ratio": ">= 2.5",
     "fast_psnr_db": ">= 25",
+    "fast_worse_measures": "<= 0",
     "memory_512_over_16": "<= 1.10",
     "frame_time_512_over_16": "<= 1.4",
     "seam_ratio": "<= 1.0",
@@ -231,14 +235,15 @@ def measure_assemble(rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.animate", description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--part", action="append", choices=["files", "render", "length", "seams", "assemble"], help="all unless given")
+    parser.add_argument("--part", action="append", choices=PARTS, help="all unless given")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clips", type=int, default=28, help="of the part quality")
     parser.add_argument("--render-once", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.render_once:
         render_once(given.render_once)
         return
-    parts = given.part or ["files", "render", "length", "seams", "assemble"]
+    parts = given.part or PARTS
     record = Record("animate")
     record.put(conditions=conditions())
     if "files" in parts:
@@ -247,6 +252,9 @@ def main() -> None:
         record.put(**measure_assemble(given.rounds))
     if "render" in parts:
         record.put(**measure_render(given.rounds))
+    if "quality" in parts:
+        quality = measure_quality(given.clips, lambda number: print(f"clip {number} of {given.clips} is judged", flush=True))
+        record.put(**quality, fast_worse_measures=len(worse(quality["quality"])))
     if "length" in parts:
         record.put(**measure_length())
     if "seams" in parts:

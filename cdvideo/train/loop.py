@@ -108,7 +108,7 @@ def train(
     step has `batch_size` pictures in each process, `accumulate` times. The weights of the losses are the method's own where they are None;
     with a prior weight, `class_pictures` (by class word) are learnt from as well. `looks` gives what the photos look like, by token,
     which is only kept in the concept. With `cached_views`, that many views of each photo are encoded once and used again and again. With
-    `compile_unet` the first step takes minutes, and on a GPU every other one less time.
+    `compile_unet` the UNet is compiled first, on a GPU into CUDA graphs.
 
     The state is kept in a checkpoint beside `out` every `checkpoint_every` steps; with `resume` the training goes on from there and ends
     as if never interrupted. `on_milestone` is called there, every `milestone_every` steps, and at the end, and may return a score: with

@@ -24,6 +24,7 @@ from cdvideo.animate.reuse import Speed, speed_of
 from cdvideo.base.model import DECODED_AT_ONCE
 from cdvideo.errors import UserNote
 from cdvideo.sampling.windows import window_frames
+from cdvideo.video.gather import MOST_IN_MEMORY
 
 PROBE_SIDE = 64
 """Pixels a side of the small picture; 8 latent cells, of which the UNet makes one in its middle."""
@@ -79,7 +80,7 @@ def memory_of(studio: Studio, *, num_frames: int, size: tuple[int, int] | None =
     denoising, decoding = (
         _in_a_line(PROBE_FRAMES, found, frames * growth) for frames, found in zip(at_once, zip(*probes, strict=True), strict=True)
     )
-    finished = 3 * num_frames * width * height
+    finished = min(3 * num_frames * width * height, MOST_IN_MEMORY)
     return Memory(weights=_weight_bytes(studio), working=round(max(denoising, decoding)) + finished)
 
 

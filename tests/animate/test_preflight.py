@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from cdvideo.animate import Studio, preflight
 from cdvideo.animate.preflight import Pace, PeakBytes, is_large, memory_of, pace_of
 from cdvideo.cli import main
+from cdvideo.video.gather import MOST_IN_MEMORY
 
 
 def test_bytes_of_tensors_that_are_there_at_once_are_counted():
@@ -40,6 +41,10 @@ def test_memory_is_that_of_the_clip_itself(pocket, pocket_motion):
     parameters = sum(4 * value.numel() for model in models for value in model.parameters())
     motion = sum(4 * value.numel() for value in pocket_motion.state.values())
     assert foreseen.weights == pytest.approx(parameters + motion, rel=0.001), "all but small tables"
+    with Studio(pocket, [], pocket_motion) as studio:
+        longer = memory_of(studio, num_frames=50_000, size=(192, 128))
+        window = memory_of(studio, num_frames=16, size=(192, 128))
+    assert 0 < longer.working - window.working <= MOST_IN_MEMORY, "the frames of a long clip lie on disk"
     assert not is_large(studio, num_frames=16) and is_large(studio, num_frames=100, size=(256, 256))
 
 

@@ -88,7 +88,7 @@ def _predictor(unet: Any, plain: SparingPredictor, num_frames: int | None, *, wi
         return plain
     if speed.reuse_every == 1:
         return windowed(plain, window=window, loop=loop)
-    predict = FeatureReuse(unet, plain, every=speed.reuse_every, steady=not loop)
+    predict = FeatureReuse(unet, plain, speed, steady=not loop)
     return windowed(predict, window=window, loop=loop, moved_every=speed.reuse_every, begin_step=predict.begin_step)
 
 

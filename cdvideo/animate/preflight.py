@@ -11,7 +11,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cdvideo.animate.render import BlackFrames, Studio
-from cdvideo.animate.reuse import Speed, speed_of
+from cdvideo.animate.reuse import EXACT, Speed, speed_of
 from cdvideo.base.model import DECODED_AT_ONCE
 from cdvideo.errors import UserNote
 from cdvideo.sampling.windows import window_frames
@@ -49,18 +49,22 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds of a denoising step of one window, and of decoding a frame; measured on clips of `measured_frames`."""
+    """Seconds of a denoising step of one window, of which every `reuse_every`-th is whole, and of decoding a frame.
+
+    Measured on clips of `measured_frames`.
+    """
 
     step_seconds: float
     frame_seconds: float
     window: int
     measured_frames: int
+    speed: Speed = EXACT
 
     def seconds(self, *, num_frames: int, num_steps: int) -> float:
         """Of a clip of so many frames and steps. A clip shorter than the window takes its share of one."""
         windows = window_frames(num_frames, window=self.window)
         share = min(1.0, num_frames / self.window)
-        return num_steps * len(windows) * share * self.step_seconds + num_frames * self.frame_seconds
+        return self.speed.mean_steps(num_steps) * len(windows) * share * self.step_seconds + num_frames * self.frame_seconds
 
 
 def is_large(studio: Studio, *, num_frames: int, size: tuple[int, int] | None = None) -> bool:
@@ -96,7 +100,11 @@ def pace_of(studio: Studio, *, num_frames: int, settings: Mapping[str, Any]) -> 
         step, decode = _timed(studio, prompt, frames, speed, plain)
         measured = frames
     return Pace(
-        step_seconds=step * studio.window / measured, frame_seconds=decode / measured, window=studio.window, measured_frames=measured
+        step_seconds=step * studio.window / measured,
+        frame_seconds=decode / measured,
+        window=studio.window,
+        measured_frames=measured,
+        speed=speed,
     )
 
 
@@ -107,9 +115,10 @@ def _timed(studio: Studio, prompt: str, num_frames: int, speed: Speed, settings:
     """
     ends: list[float] = []
     steps = 1 + speed.reuse_every
+    warm = replace(speed, whole_steps=0)
     with _a_trial():
         studio.clip(
-            prompt, num_frames=num_frames, num_inference_steps=steps, speed=speed, on_step=lambda *_: ends.append(_now(studio)), **settings
+            prompt, num_frames=num_frames, num_inference_steps=steps, speed=warm, on_step=lambda *_: ends.append(_now(studio)), **settings
         )
     return (ends[-1] - ends[0]) / (len(ends) - 1), _now(studio) - ends[-1]
 

@@ -76,6 +76,8 @@ def test_the_pace_is_a_warm_steps(monkeypatch, step, measured):
     assert clockwork.clips == ([1, 8] if measured == 8 else [1]), "what would take long is measured on one frame"
     draft = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft"})
     assert draft.step_seconds == pytest.approx(16 * step / 3), "every third step is a whole one"
+    fast = pace_of(clockwork, num_frames=16, settings={"prompts": {0: "a"}, "speed": "fast"})
+    assert fast.seconds(num_frames=16, num_steps=10) == pytest.approx((4 + 3) * 16 * step + 8), "four whole steps, then every other one"
 
 
 def test_seconds_of_a_clip_by_hand():

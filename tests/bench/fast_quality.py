@@ -20,6 +20,7 @@ from cdvideo.pocket.judge import Judge
 from cdvideo.pocket.report.intervals import bootstrap
 from cdvideo.pocket.report.likeness import followed, identity
 from cdvideo.pocket.report.prompts import Prompt, motion_prompts
+from tests.bench.record import psnr
 
 STEPS, GUIDANCE, FRAMES = 25, 7.5, 16
 PARTS = ("subject", "place", "worn", "held")
@@ -28,13 +29,15 @@ PARTS = ("subject", "place", "worn", "held")
 def measure_quality(num_clips: int, on_clip: Callable[[int], None]) -> dict[str, Any]:
     """By measure: its mean at either speed, and the mean difference with its 95 % interval."""
     judge, clip = Judge.load(), Clip()
+    distances = []
     scores: dict[str, list[dict[str, float]]] = {"exact": [], "fast": []}
     studios = {speed: _studio(speed) for speed in scores}
     for number, prompt in enumerate(motion_prompts(num_clips), start=1):
-        for speed, studio in studios.items():
-            sampling = {"num_frames": FRAMES, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-            frames = studio.clip(prompt.text, seed=prompt.seed, speed=speed, **sampling).frames
-            scores[speed].append(_judged(frames, prompt, judge, clip))
+        sampling = {"num_frames": FRAMES, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+        frames = {speed: studio.clip(prompt.text, seed=prompt.seed, speed=speed, **sampling).frames for speed, studio in studios.items()}
+        for speed, own in frames.items():
+            scores[speed].append(_judged(own, prompt, judge, clip))
+        distances.append(psnr(frames["fast"], frames["exact"]))
         on_clip(number)
     found = {}
     for name in scores["exact"][0]:
@@ -46,7 +49,7 @@ def measure_quality(num_clips: int, on_clip: Callable[[int], None]) -> dict[str,
             "difference": round(float((fast - exact).mean()), 4),
             "interval": [round(low, 4), round(high, 4)],
         }
-    return {"quality": {"clips": len(scores["exact"]), **found}}
+    return {"quality": {"clips": len(distances), "psnr_db": round(float(np.mean(distances)), 2), **found}}
 
 
 def worse(quality: dict[str, Any]) -> list[str]:

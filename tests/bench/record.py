@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 FOLDER = Path("out/bench")
@@ -44,6 +45,12 @@ def table(rows: list[tuple[str, str, str]]) -> str:
     """Lines of what was measured, its figure, and its goal."""
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(f"{what:{widths[0]}}  {figure:>{widths[1]}}  {goal}".rstrip() for what, figure, goal in rows)
+
+
+def psnr(frames: Any, reference: Any) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 frames."""
+    error = np.mean((frames.astype(np.float64) - reference) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def _processor() -> str:

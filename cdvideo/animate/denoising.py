@@ -88,8 +88,8 @@ def _predictor(unet: Any, plain: SparingPredictor, num_frames: int | None, *, wi
         return plain
     if speed.reuse_every == 1:
         return windowed(plain, window=window, loop=loop)
-    predict = FeatureReuse(unet, plain, speed, steady=not loop)
-    return windowed(predict, window=window, loop=loop, moved_every=speed.reuse_every, begin_step=predict.begin_step)
+    predict = FeatureReuse(unet, plain, speed)
+    return windowed(predict, window=window, loop=loop, begin_step=predict.begin_step)
 
 
 def _in_round(on_step: OnStep | None, number: int, rounds: int) -> OnStep | None:

@@ -60,9 +60,9 @@ class Pace:
     measured_frames: int
     speed: Speed = EXACT
 
-    def seconds(self, *, num_frames: int, num_steps: int) -> float:
+    def seconds(self, *, num_frames: int, num_steps: int, loop: bool = False) -> float:
         """Of a clip of so many frames and steps. A clip shorter than the window takes its share of one."""
-        windows = window_frames(num_frames, window=self.window)
+        windows = window_frames(num_frames, window=self.window, loop=loop)
         share = min(1.0, num_frames / self.window)
         return self.speed.mean_steps(num_steps) * len(windows) * share * self.step_seconds + num_frames * self.frame_seconds
 

@@ -35,10 +35,6 @@ class Speed:
     num_inference_steps: int | None = None
     whole_steps: int = 0
 
-    def __post_init__(self) -> None:
-        if self.whole_steps % self.reuse_every:
-            raise ValueError(f"{self.whole_steps} whole steps are no multiple of {self.reuse_every}, after which windows move")
-
     def steps_of(self, preset: BasePreset) -> int:
         """Denoising steps where the user gives no number: never more than what is usual with this base and motion module."""
         return self.at_most(preset.num_inference_steps)
@@ -78,12 +74,11 @@ class FeatureReuse:
     """A noise predictor for clips over a `UNetMotionModel` that computes deep features only at the steps that a speed says.
 
     Between two calls of `begin_step` it may be called for several windows; each has its own features, so memory grows with a clip's
-    length. Windows must stay where they are for `reuse_every` steps.
+    length. Windows are the same at every step.
     """
 
-    def __init__(self, unet: Any, predict_noise: SparingPredictor, speed: Speed, *, steady: bool = True) -> None:
-        """`steady` says that windows show the same frames at every step, which a loop's do not: theirs are not drawn on."""
-        self.unet, self.predict_noise, self.speed, self.steady = unet, predict_noise, speed, steady
+    def __init__(self, unet: Any, predict_noise: SparingPredictor, speed: Speed) -> None:
+        self.unet, self.predict_noise, self.speed = unet, predict_noise, speed
         self._step, self._window = -1, 0
         self._features: list[Tensor] = []
         self._changes: list[Tensor | None] = []
@@ -109,7 +104,7 @@ class FeatureReuse:
             self._changes.append(None)
             return
         # Where guidance has ended, the features of before are the second half's.
-        self._changes[window] = features - self._features[window][-len(features) :] if self.steady else None
+        self._changes[window] = features - self._features[window][-len(features) :]
         self._features[window] = features
 
     def _drawn_on(self, window: int, share: float) -> Tensor:

@@ -95,7 +95,7 @@ def say_cost(studio: Studio, settings: dict[str, Any]) -> None:
     asked = {name: value for name, value in settings.items() if value is not None}
     pace = pace_of(studio, num_frames=num_frames, settings={**asked, "prompts": prompts})
     num_steps = settings["num_inference_steps"] or speed_of(settings["speed"]).steps_of(studio.preset)
-    seconds = pace.seconds(num_frames=num_frames, num_steps=num_steps) * settings["freeinit"]
+    seconds = pace.seconds(num_frames=num_frames, num_steps=num_steps, loop=settings["loop"]) * settings["freeinit"]
     measured = "a step of one frame" if pace.measured_frames == 1 else "a step"
     click.echo(f"time: about {duration(seconds)}: {num_steps} steps, as {measured} took just now", err=True)
 

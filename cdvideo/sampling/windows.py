@@ -15,21 +15,24 @@ from cdvideo.sampling.denoise import NoisePredictor
 
 WINDOW = 16
 OVERLAP = 4
+JOIN = 6
+"""Frames on either side of the place where a loop begins again; as many as make it seamless."""
 SHUFFLED = 4
 """Noise beyond the first window is the window's own, shuffled within so many frames: FreeNoise's stride (Qiu et al. 2024, section 3.2)."""
 
 
-def window_frames(num_frames: int, *, window: int = WINDOW, overlap: int = OVERLAP, loop: bool = False, shift: int = 0) -> list[list[int]]:
+def window_frames(num_frames: int, *, window: int = WINDOW, overlap: int = OVERLAP, loop: bool = False) -> list[list[int]]:
     """The frames of each window, in order, so that every frame is in one and neighbours share at least `overlap`.
 
-    With `loop` the last frame's neighbour is the first, and windows start `shift` frames later. A clip that fits into one window is one.
+    With `loop` the last frame's neighbour is the first. A clip that fits into one window is one; such a loop has a second one, half of it
+    further, in whose middle its end meets its beginning.
     """
     if num_frames <= window and not loop:
         return [list(range(num_frames))]
     size, stride = min(window, num_frames), min(window, num_frames) - overlap
     if loop:
         count = -(-num_frames // stride) if num_frames > size else 2
-        starts = [shift + round(index * num_frames / count) for index in range(count)]
+        starts = [round(index * num_frames / count) for index in range(count)]
         return [[(start + index) % num_frames for index in range(size)] for start in starts]
     starts = [*range(0, num_frames - size, stride), num_frames - size]
     return [list(range(start, start + size)) for start in starts]
@@ -41,34 +44,45 @@ def window_weights(size: int, overlap: int = OVERLAP) -> Tensor:
     return (torch.minimum(position, position.flip(0)) / (overlap + 1)).clamp(max=1)
 
 
+def join_weights(num_frames: int) -> Tensor:
+    """How much the second window of a loop that fits into one counts at each frame, (F,): only around where the loop begins again.
+
+    A motion's phase goes by a frame's place in its window, and two windows that both counted everywhere would draw it twice.
+    """
+    from_join = torch.minimum(torch.arange(num_frames), torch.arange(num_frames).flip(0)) + 0.5
+    return (1 - from_join / JOIN).clamp(min=0)
+
+
 def windowed(
     predict_noise: NoisePredictor,
     *,
     window: int = WINDOW,
     overlap: int = OVERLAP,
     loop: bool = False,
-    moved_every: int = 1,
     begin_step: Callable[[], None] | None = None,
 ) -> NoisePredictor:
     """`predict_noise` for clips (B, C, F, H, W) of any length: of each window on its own, blended where windows overlap.
 
-    Text states are (B, L, D), or (B, F, L, D) where frames have their own, and then each window gets its frames'.
-    A loop's windows start elsewhere at every step, or every `moved_every` steps, so that no frame is always at a border.
-    `begin_step` is called before the windows of each step.
+    Text states are (B, L, D), or (B, F, L, D) where frames have their own, and then each window gets its frames'. Windows are the same at
+    every step: a motion that begins anew where each window does would be drawn at many phases at once. `begin_step` is called before those
+    of each step.
     """
-    calls = 0
 
     def predict(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        nonlocal calls
-        windows = window_frames(latents.shape[2], window=window, overlap=overlap, loop=loop, shift=calls // moved_every * overlap)
-        calls += 1
+        num_frames = latents.shape[2]
+        windows = window_frames(num_frames, window=window, overlap=overlap, loop=loop)
         if begin_step:
             begin_step()
         if len(windows) == 1:
             return predict_noise(latents, timestep, states)
-        total, weight = torch.zeros_like(latents, dtype=torch.float32), torch.zeros(latents.shape[2], device=latents.device)
-        for frames in windows:
-            weights = window_weights(len(frames), overlap).to(latents.device)
+        if num_frames <= window:
+            join = join_weights(num_frames)
+            shares = [1 - join, join[windows[1]]]
+        else:
+            shares = [window_weights(len(frames), overlap) for frames in windows]
+        total, weight = torch.zeros_like(latents, dtype=torch.float32), torch.zeros(num_frames, device=latents.device)
+        for frames, share in zip(windows, shares, strict=True):
+            weights = share.to(latents.device)
             own_states = states[:, frames] if states.ndim == 4 else states
             total[:, :, frames] += weights[:, None, None] * predict_noise(latents[:, :, frames], timestep, own_states).float()
             weight[frames] += weights

@@ -84,6 +84,7 @@ def test_seconds_of_a_clip_by_hand():
     pace = Pace(step_seconds=2, frame_seconds=0.25, window=16, measured_frames=16)
     assert pace.seconds(num_frames=16, num_steps=10) == 20 + 4
     assert pace.seconds(num_frames=8, num_steps=10) == 10 + 2
+    assert pace.seconds(num_frames=16, num_steps=10, loop=True) == 2 * 20 + 4, "a loop's second window is around its join"
     assert pace.seconds(num_frames=28, num_steps=10) == 2 * 20 + 7, "two windows, which share four frames"
 
 

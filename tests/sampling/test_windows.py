@@ -24,9 +24,29 @@ def test_every_frame_is_in_a_window_and_neighbours_share_some(num_frames, loop):
         assert all(len(set(a) & set(b)) >= 4 for a, b in pairwise(windows))
 
 
-def test_a_loops_windows_start_elsewhere_at_every_step():
-    assert window_frames(24, loop=True, shift=4)[0][:3] == [4, 5, 6]
+def test_a_short_loop_has_a_second_window_around_its_join():
     assert window_frames(16, loop=True) == [list(range(16)), [*range(8, 16), *range(8)]]
+
+
+def test_a_short_loop_is_blended_around_its_join_by_hand():
+    """Windows that say 1 and 2; half a frame from the join the second counts 1 - 0.5/6, and from six frames on nothing."""
+    answers = iter([1.0, 2.0])
+    noise = windowed(lambda latents, timestep, states: torch.full_like(latents, next(answers)), loop=True)(
+        torch.zeros(1, 4, 16, 2, 2), torch.tensor(1), torch.zeros(1, 2, 3)
+    )
+    seconds = [11 / 12, 9 / 12, 7 / 12, 5 / 12, 3 / 12, 1 / 12, 0, 0]
+    assert (noise[0, 0, :, 0, 0] - 1).tolist() == pytest.approx([*seconds, *seconds[::-1]], abs=1e-6)
+
+
+@pytest.mark.parametrize("num_frames", [16, 40])
+def test_windows_are_the_same_at_every_step(num_frames):
+    seen = []
+    predict = windowed(lambda latents, timestep, states: seen.append(latents[0, 0, :, 0, 0].tolist()) or latents, loop=True)
+    latents = torch.arange(num_frames, dtype=torch.float32).view(1, 1, -1, 1, 1)
+    predict(latents, torch.tensor(1), torch.zeros(1, 2, 3))
+    first = list(seen)
+    predict(latents, torch.tensor(1), torch.zeros(1, 2, 3))
+    assert seen == first + first
 
 
 def test_weights_by_hand():

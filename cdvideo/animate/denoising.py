@@ -61,13 +61,15 @@ def denoised(
 
     latents = noise = first = draw()
     clean = start.latents(base).float().reshape(shape) if start else None
+    first_step = start.first_step(settings["steps"]) if start else 0
+    num_steps = settings["steps"] - first_step
     with quick_layers(unet), SparingPredictor(base, noise_predictor(unet)) as plain:
         for number in range(rounds):
             scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
             if number:
                 noise = reinitialized_noise(scheduler, latents, first, draw())
             latents = denoise(
-                _predictor(unet, plain, num_frames, window=window, loop=loop, speed=speed),
+                _predictor(unet, plain, num_frames, window=window, loop=loop, speed=speed, num_steps=num_steps),
                 scheduler,
                 noise,
                 text=text,
@@ -75,7 +77,7 @@ def denoised(
                 guidance_scale=settings["guidance"],
                 generator=generator,
                 start=clean,
-                first_step=start.first_step(settings["steps"]) if start else 0,
+                first_step=first_step,
                 guided_share=speed.guided_share,
                 on_step=_in_round(on_step, number, rounds),
                 on_prediction=on_prediction if number == rounds - 1 else None,
@@ -83,12 +85,14 @@ def denoised(
     return latents
 
 
-def _predictor(unet: Any, plain: SparingPredictor, num_frames: int | None, *, window: int, loop: bool, speed: Speed) -> NoisePredictor:
+def _predictor(
+    unet: Any, plain: SparingPredictor, num_frames: int | None, *, window: int, loop: bool, speed: Speed, num_steps: int
+) -> NoisePredictor:
     if num_frames is None:
         return plain
     if speed.reuse_every == 1:
         return windowed(plain, window=window, loop=loop)
-    predict = FeatureReuse(unet, plain, speed)
+    predict = FeatureReuse(unet, plain, speed, num_steps)
     return windowed(predict, window=window, loop=loop, begin_step=predict.begin_step)
 
 

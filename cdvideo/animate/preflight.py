@@ -115,7 +115,7 @@ def _timed(studio: Studio, prompt: str, num_frames: int, speed: Speed, settings:
     """
     ends: list[float] = []
     steps = 1 + speed.reuse_every
-    warm = replace(speed, whole_steps=0)
+    warm = replace(speed, whole_first=0, whole_last=0)
     with _a_trial():
         studio.clip(
             prompt, num_frames=num_frames, num_inference_steps=steps, speed=warm, on_step=lambda *_: ends.append(_now(studio)), **settings

@@ -43,7 +43,7 @@ def test_features_of_now_are_the_whole_unet(pocket, pocket_motion):
     states = pocket.text_states(["a bear", "a fox"]).detach()
     with torch.no_grad(), Studio(pocket, [], pocket_motion) as studio:
         unet = studio._motion_unet
-        whole, features = FeatureReuse(unet, SparingPredictor(pocket, noise_predictor(unet)), SPEEDS["fast"])._whole(
+        whole, features = FeatureReuse(unet, SparingPredictor(pocket, noise_predictor(unet)), SPEEDS["fast"], 5)._whole(
             latents, timestep, states
         )
         both = shallow_noise(unet, latents, timestep, states, features)
@@ -60,11 +60,18 @@ def test_the_unet_runs_at_every_nth_step_for_each_window(pocket, pocket_motion, 
         )
         clip = studio.clip("a bear", num_frames=18, size=SIZE, num_inference_steps=5, speed=speed, guidance_scale=5)
     assert calls == [2, 2, 2, 2, 1, 1], "two windows at steps 1, 3 and 5, guided in the first three of five"
-    assert clip.record["speed"] == {"name": "own", "reuse_every": 2, "guided_share": 0.6, "num_inference_steps": None, "whole_steps": 0}
+    assert clip.record["speed"] == {
+        "name": "own",
+        "reuse_every": 2,
+        "guided_share": 0.6,
+        "num_inference_steps": None,
+        "whole_first": 0,
+        "whole_last": 0,
+    }
 
 
-def test_the_first_steps_are_whole(pocket, pocket_motion, monkeypatch):
-    seen, speed = [], Speed(name="own", reuse_every=2, whole_steps=4)
+def test_the_first_and_the_last_steps_are_whole(pocket, pocket_motion, monkeypatch):
+    seen, speed = [], Speed(name="own", reuse_every=3, whole_first=2, whole_last=2)
     with Studio(pocket, [], pocket_motion) as studio:
         forward = studio._motion_unet.forward
         monkeypatch.setattr(
@@ -74,8 +81,8 @@ def test_the_first_steps_are_whole(pocket, pocket_motion, monkeypatch):
         )
         studio.clip("a bear", num_frames=2, size=SIZE, num_inference_steps=8, speed=speed, guidance_scale=1)
     timesteps = make_scheduler("animatediff", 8).timesteps.tolist()
-    assert seen == [timesteps[step] for step in (0, 1, 2, 3, 4, 6)]
-    assert speed.mean_steps(8) == 12 and speed.mean_steps(3) == 6 and Speed(name="own").mean_steps(8) == 8
+    assert seen == [timesteps[step] for step in (0, 1, 3, 6, 7)]
+    assert speed.mean_steps(8) == 15 and speed.mean_steps(3) == 9 and Speed(name="own").mean_steps(8) == 8
 
 
 def test_speeds_that_give_up_nothing_are_exact(pocket, pocket_motion):
@@ -132,7 +139,7 @@ def test_between_the_steps_latents_are_fp32(monkeypatch):
 
 def test_features_are_drawn_on_in_a_straight_line():
     """Computed at steps 0 and 3 as 1 and 7, they are 1 until step 3, and 9 and 11 at steps 4 and 5."""
-    reuse = FeatureReuse(None, None, Speed(name="own", reuse_every=3))
+    reuse = FeatureReuse(None, None, Speed(name="own", reuse_every=3), 9)
     reuse._remember(0, torch.tensor([[1.0]]))
     assert reuse._drawn_on(0, 2 / 3) == 1
     reuse._remember(0, torch.tensor([[7.0]]))
@@ -140,7 +147,7 @@ def test_features_are_drawn_on_in_a_straight_line():
 
 
 def test_the_second_half_goes_on_when_guidance_ends():
-    reuse = FeatureReuse(None, None, Speed(name="own", reuse_every=2))
+    reuse = FeatureReuse(None, None, Speed(name="own", reuse_every=2), 9)
     reuse._remember(0, torch.tensor([[1.0], [2.0]]))
     reuse._remember(0, torch.tensor([[4.0]]))
     assert reuse._drawn_on(0, 0.5) == 5

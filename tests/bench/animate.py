@@ -34,7 +34,7 @@ Run = tuple[Any, float, float]
 PROMPT = "a bear walking to the right on the beach"
 FRAMES, STEPS, GUIDANCE = 16, 25, 7.5
 LONG, LONG_STEPS = 512, 2
-SEAM_PROMPTS = ("a bear in the snow, snow falling", "a cat jumping on the beach", "a dog nodding on a blue background")
+SEAM_CLIPS, SEAM_FRAMES, LOOP_FRAMES = 14, 64, (16, 40)
 SEAM_STEPS = 12
 PARTS = ["files", "render", "quality", "length", "seams", "assemble"]
 SAME = 2
@@ -163,31 +163,34 @@ def render_once(num_frames: int) -> None:
 def measure_seams() -> dict[str, Any]:
     """How much changes from frame to frame where windows overlap, against elsewhere; and from a loop's last frame to its first."""
     from cdvideo import Animator
+    from cdvideo.pocket.report.intervals import bootstrap
+    from cdvideo.pocket.report.prompts import motion_prompts
     from cdvideo.sampling.windows import OVERLAP, window_frames
     from cdvideo.video import contact_sheet
 
-    num_frames, seams, joins, rows = 64, [], [], []
-    at_borders = {frame for window in window_frames(num_frames)[1:] for frame in window[:OVERLAP]}
+    seams, joins, rows, labels = [], [], [], []
+    at_borders = {frame for window in window_frames(SEAM_FRAMES)[1:] for frame in window[:OVERLAP]}
     with Animator("pocket", device="cpu", dtype="fp32") as animator:
-        for seed, prompt in enumerate(SEAM_PROMPTS):
-            settings = {"num_frames": num_frames, "seed": seed, "num_inference_steps": SEAM_STEPS}
-            for loop in (False, True):
-                frames = animator.animate(prompt, loop=loop, **settings).frames
-                rows.append(frames[::4])
+        for prompt in motion_prompts(SEAM_CLIPS):
+            settings = {"seed": prompt.seed, "num_inference_steps": SEAM_STEPS}
+            for num_frames, loop in ((SEAM_FRAMES, False), *((length, True) for length in LOOP_FRAMES)):
+                frames = animator.animate(prompt.text, num_frames=num_frames, loop=loop, **settings).frames
                 changes = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean((1, 2, 3))
                 if loop:
                     joins.append(float(np.abs(frames[0].astype(np.int16) - frames[-1]).mean() / np.median(changes)))
                 else:
                     border = np.array([frame in at_borders for frame in range(1, num_frames)])
                     seams.append(float(changes[border].mean() / changes[~border].mean()))
-    labels = [f"{prompt}{', a loop' if loop else ''}" for prompt in SEAM_PROMPTS for loop in (False, True)]
+                rows.append(frames[:: num_frames // FRAMES])
+                labels.append(f"{prompt.text}, {num_frames} frames{' in a loop' if loop else ''}")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    contact_sheet(rows, num_frames // 4, labels).save(FOLDER / "seams.png")
-    return {
-        "seam_ratio": round(statistics.mean(seams), 3),
-        "loop_join_ratio": round(statistics.mean(joins), 3),
-        "seams": {"seam": seams, "join": joins},
-    }
+    contact_sheet(rows, FRAMES, labels).save(FOLDER / "seams.png")
+    found = {}
+    for name, ratios in (("seam_ratio", seams), ("loop_join_ratio", joins)):
+        low, high = bootstrap([ratios])
+        found[name] = round(statistics.mean(ratios), 3)
+        found[f"{name}_of_each"] = {"interval": [round(low, 3), round(high, 3)], "ratios": [round(ratio, 3) for ratio in ratios]}
+    return found
 
 
 def measure_files(rounds: int) -> dict[str, Any]:

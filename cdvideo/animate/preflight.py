@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,12 +50,10 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds of a denoising step of one window, of which every `reuse_every`-th is whole, and of decoding a frame.
+    """Seconds of a window's whole step, of one that reuses features, and of decoding a frame; measured on clips of `measured_frames`."""
 
-    Measured on clips of `measured_frames`.
-    """
-
-    step_seconds: float
+    whole_seconds: float
+    reusing_seconds: float
     frame_seconds: float
     window: int
     measured_frames: int
@@ -62,9 +61,11 @@ class Pace:
 
     def seconds(self, *, num_frames: int, num_steps: int, loop: bool = False) -> float:
         """Of a clip of so many frames and steps. A clip shorter than the window takes its share of one."""
-        windows = window_frames(num_frames, window=self.window, loop=loop)
+        num_windows = len(window_frames(num_frames, window=self.window, loop=loop))
         share = min(1.0, num_frames / self.window)
-        return self.speed.mean_steps(num_steps) * len(windows) * share * self.step_seconds + num_frames * self.frame_seconds
+        num_whole = sum(self.speed.is_whole(step, num_steps) for step in range(num_steps))
+        steps_seconds = num_whole * self.whole_seconds + (num_steps - num_whole) * self.reusing_seconds
+        return num_windows * share * steps_seconds + num_frames * self.frame_seconds
 
 
 def is_large(studio: Studio, *, num_frames: int, size: tuple[int, int] | None = None) -> bool:
@@ -94,13 +95,14 @@ def pace_of(studio: Studio, *, num_frames: int, settings: Mapping[str, Any]) -> 
     plain = {name: settings[name] for name in ("size", "guidance_scale", "negative") if name in settings}
     prompt = next(iter(settings["prompts"].values()))
     frames = min(num_frames, studio.window)
-    step, decode = _timed(studio, prompt, 1, speed, plain)
+    whole, reusing, decode = _timed(studio, prompt, 1, speed, plain)
     measured = 1
-    if frames > 1 and step * frames <= PATIENCE_S:
-        step, decode = _timed(studio, prompt, frames, speed, plain)
+    if frames > 1 and whole * frames <= PATIENCE_S:
+        whole, reusing, decode = _timed(studio, prompt, frames, speed, plain)
         measured = frames
     return Pace(
-        step_seconds=step * studio.window / measured,
+        whole_seconds=whole * studio.window / measured,
+        reusing_seconds=reusing * studio.window / measured,
         frame_seconds=decode / measured,
         window=studio.window,
         measured_frames=measured,
@@ -108,19 +110,20 @@ def pace_of(studio: Studio, *, num_frames: int, settings: Mapping[str, Any]) -> 
     )
 
 
-def _timed(studio: Studio, prompt: str, num_frames: int, speed: Speed, settings: Mapping[str, Any]) -> tuple[float, float]:
-    """Seconds of a step, the mean over those from one whole pass of the UNet to the next, and of decoding all frames.
+def _timed(studio: Studio, prompt: str, num_frames: int, speed: Speed, settings: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Seconds of a whole step, of the mean one that reuses features (0 where none does), and of decoding all frames.
 
     The first step is not counted: nothing is warm yet.
     """
     ends: list[float] = []
     steps = 1 + speed.reuse_every
-    warm = replace(speed, whole_first=0, whole_last=0)
+    steady = replace(speed, num_whole_first=0, num_whole_last=0)
     with _a_trial():
         studio.clip(
-            prompt, num_frames=num_frames, num_inference_steps=steps, speed=warm, on_step=lambda *_: ends.append(_now(studio)), **settings
+            prompt, num_frames=num_frames, num_inference_steps=steps, speed=steady, on_step=lambda *_: ends.append(_now(studio)), **settings
         )
-    return (ends[-1] - ends[0]) / (len(ends) - 1), _now(studio) - ends[-1]
+    *reusing, whole = [later - earlier for earlier, later in pairwise(ends)]
+    return whole, sum(reusing) / len(reusing) if reusing else 0.0, _now(studio) - ends[-1]
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from cdvideo.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """`reuse_every` n: the deep features are computed at every n-th step, and in the `whole_first` first and the `whole_last` last ones.
+    """`reuse_every` n: the deep features are computed at every n-th step, and at the `num_whole_first` first and `num_whole_last` last.
 
     `guided_share`: of the steps, the first ones, have guidance. `num_inference_steps`, where the user gives no number.
     """
@@ -33,8 +33,8 @@ class Speed:
     reuse_every: int = 1
     guided_share: float = 1.0
     num_inference_steps: int | None = None
-    whole_first: int = 0
-    whole_last: int = 0
+    num_whole_first: int = 0
+    num_whole_last: int = 0
 
     def steps_of(self, preset: BasePreset) -> int:
         """Denoising steps where the user gives no number: never more than what is usual with this base and motion module."""
@@ -46,11 +46,7 @@ class Speed:
 
     def is_whole(self, step: int, num_steps: int) -> bool:
         """Whether the deep features are computed at that step, counted from 0, of so many."""
-        return step < self.whole_first or step >= num_steps - self.whole_last or step % self.reuse_every == 0
-
-    def mean_steps(self, num_steps: int) -> int:
-        """As many steps as these take time for, of which every n-th would be whole."""
-        return max(num_steps, self.reuse_every * sum(self.is_whole(step, num_steps) for step in range(num_steps)))
+        return step < self.num_whole_first or step >= num_steps - self.num_whole_last or step % self.reuse_every == 0
 
     def precision(self, dtype: str) -> str:
         """The precision to ask for where the user asks for `dtype`: whoever leaves it open and wants speed gets the faster one."""
@@ -59,10 +55,10 @@ class Speed:
 
 EXACT = Speed(name="exact")
 DRAFT = Speed(name="draft", reuse_every=3, guided_share=0.6, num_inference_steps=10)
-FAST = Speed(name="fast", reuse_every=2, whole_first=4, whole_last=2)
+FAST = Speed(name="fast", reuse_every=2, num_whole_first=2, num_whole_last=2)
 SPEEDS = {speed.name: speed for speed in (EXACT, FAST, DRAFT)}
 """`python -m tests.bench.animate --part render --part quality` says what `fast` saves and how near it stays. In the first steps a clip's
-layout is decided, and in the last ones its fine grain: with features of before in those, fast clips are 7 dB further from exact ones and
+layout is decided, and in the last ones its fine grain: with features of before in those, fast clips are further from exact ones and
 flicker more. Ending guidance early costs more of the picture than it saves in time, so only `draft` does that."""
 
 
@@ -86,7 +82,8 @@ class FeatureReuse:
         self.unet, self.predict_noise, self.speed, self.num_steps = unet, predict_noise, speed, num_steps
         self._step, self._window = -1, 0
         self._features: list[Tensor] = []
-        self._changes: list[Tensor | None] = []
+        self._computed_at: list[int] = []
+        self._slopes: list[Tensor | None] = []
 
     def begin_step(self) -> None:
         """Says that the next call is of the next step; its timestep may be the same, as some samplers' are."""
@@ -95,9 +92,8 @@ class FeatureReuse:
     def __call__(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
         window, self._window = self._window, self._window + 1
         if not self.speed.is_whole(self._step, self.num_steps):
-            every = self.speed.reuse_every
             # Where guidance has ended, the features of the second half are the prompt's.
-            features = self._drawn_on(window, self._step % every / every)[-latents.shape[0] * latents.shape[2] :]
+            features = self._drawn_on(window)[-latents.shape[0] * latents.shape[2] :]
             return self.predict_noise.within_memory(functools.partial(shallow_noise, self.unet), latents, timestep, states, features)
         noise_pred, features = self._whole(latents, timestep, states)
         self._remember(window, features)
@@ -106,16 +102,19 @@ class FeatureReuse:
     def _remember(self, window: int, features: Tensor) -> None:
         if window == len(self._features):
             self._features.append(features)
-            self._changes.append(None)
+            self._computed_at.append(self._step)
+            self._slopes.append(None)
             return
         # Where guidance has ended, the features of before are the second half's.
-        self._changes[window] = features - self._features[window][-len(features) :]
-        self._features[window] = features
+        change = features - self._features[window][-len(features) :]
+        self._slopes[window] = change / (self._step - self._computed_at[window])
+        self._features[window], self._computed_at[window] = features, self._step
 
-    def _drawn_on(self, window: int, share: float) -> Tensor:
-        """The window's features `share` of the way from the last step that computed them to the next."""
-        change = self._changes[window]
-        return self._features[window] if change is None else self._features[window] + share * change
+    def _drawn_on(self, window: int) -> Tensor:
+        """The window's features at this step, on the line through the last two that were computed."""
+        slope = self._slopes[window]
+        features = self._features[window]
+        return features if slope is None else features + (self._step - self._computed_at[window]) * slope
 
     def _whole(self, latents: Tensor, timestep: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         """The noise by the whole UNet, and what enters its last layer from below, (B F, C', H, W)."""

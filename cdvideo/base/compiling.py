@@ -21,6 +21,7 @@ class Compiled:
 
     def __init__(self, module: Any, wanted: bool) -> None:
         self._module, self._wanted = module, wanted
+        self._before = module._compiled_call_impl
 
     def __enter__(self) -> Compiled:
         if self._wanted:
@@ -29,7 +30,7 @@ class Compiled:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._module._compiled_call_impl = None
+        self._module._compiled_call_impl = self._before
         if self._wanted and kind and kind.__module__.startswith(("torch._dynamo", "torch._inductor")):
             cause = " ".join(str(error).split("\n")[:2])
             raise UserError(

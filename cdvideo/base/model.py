@@ -84,14 +84,13 @@ class Base:
         """Pictures (N, H, W, 3) uint8 on the CPU from latents (N, C, h, w). Raises UserError as `decoded` does."""
         return torch.cat(list(self.decoded(latents)))
 
-    def decoded(self, latents: Tensor, chunk: int = DECODED_AT_ONCE) -> Iterator[Tensor]:
+    def decoded(self, latents: Tensor) -> Iterator[Tensor]:
         """Pictures (n, H, W, 3) uint8 on the CPU from latents (N, C, h, w): a few at a time, each few decoded when they are asked for.
 
         In fp16 or bf16 the autoencoder may overflow or draw black: such pictures are decoded once more in fp32, which is said. Raises
         UserError where they still hold values that are not numbers. Where memory runs out for some at once, they are decoded one by one.
         """
-        again = False
-        start = 0
+        again, start, chunk = False, 0, DECODED_AT_ONCE
         while start < len(latents):
             part = latents[start : start + chunk]
             try:

@@ -4,7 +4,9 @@ PyTorch leaves fp32 matrix products to MKL, which does not use AVX-512 on proces
 a convolution into its own order anew at every call. Here oneDNN does both, and keeps the order of weights that stay as they are. It is
 the same arithmetic, rounded elsewhere. The operators are those that PyTorch's own compiler emits (`torch._inductor.mkldnn_ir`).
 
-Where a layer's weight is trained, where operators are cast to another precision, and on other devices, layers compute as PyTorch's.
+Where a layer's weight or bias is trained, where operators are cast to another precision, and on other devices, layers compute as PyTorch's.
+
+Shapes: `B` pictures, `N` rows, `I O` channels in and out, `H W` height and width.
 """
 
 from __future__ import annotations
@@ -12,17 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cdvideo.base.short_attention import short_attention
 
 MOST_ORDERED_BYTES = 2**28
-"""Of a model's convolutions. A larger model computes on larger pictures, too, and gains little by a second copy of its weights."""
-GEGLU_DTYPES = (torch.float32, torch.bfloat16)
-"""Other layers compute so in fp32 alone: the products and convolutions of bf16 are oneDNN's in PyTorch, too, and gain nothing."""
+"""Of a model's convolutions. A larger model computes on larger pictures, too, and gains little by two more copies of its weights."""
+_ORDERED: WeakKeyDictionary[nn.Conv2d, dict[str, tuple[Any, Tensor]]] = WeakKeyDictionary()
+"""By convolution and way, "forward" or "backward": which weight it was, and that in oneDNN's order."""
 
 
 @contextmanager
@@ -39,7 +43,8 @@ def quick_layers(*models: nn.Module) -> Iterator[None]:
         finally:
             for layer, before in changed:
                 layer.__class__ = before
-                layer.__dict__.pop("ordered", None)
+                if isinstance(layer, nn.Conv2d):
+                    _ORDERED.pop(layer, None)
 
 
 def _quick_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
@@ -52,7 +57,7 @@ def _quick_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module
     for layer in layers:
         if type(layer) is nn.Linear:
             yield layer, _QuickLinear
-        elif type(layer) is GEGLU:
+        elif type(layer) is GEGLU and type(layer.proj) is nn.Linear:
             yield layer, _QuickGEGLU
 
 
@@ -66,9 +71,18 @@ def _is_plain(layer: nn.Conv2d) -> bool:
     return layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
 
 
-def _computes(states: Tensor, weight: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
-    """Whether the operators can be called with these, and stand for PyTorch's."""
-    return states.dtype == weight.dtype and states.dtype in dtypes and not weight.requires_grad and not torch.is_autocast_enabled("cpu")
+def _computes(layer: nn.Linear | nn.Conv2d, states: Tensor, *, in_bf16: bool = False) -> bool:
+    """Whether the operators can be called for this layer on these, and stand for PyTorch's.
+
+    Most do so in fp32 alone: the products and convolutions of bf16 are oneDNN's in PyTorch, too, and gain nothing.
+    """
+    has_dtype = states.dtype == torch.float32 or (in_bf16 and states.dtype == torch.bfloat16 and _has_bf16())
+    trains = layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
+    return has_dtype and states.dtype == layer.weight.dtype and not trains and not torch.is_autocast_enabled("cpu")
+
+
+def _has_bf16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _wants_grad(states: Tensor) -> bool:
@@ -76,6 +90,7 @@ def _wants_grad(states: Tensor) -> bool:
 
 
 def _product(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(..., O) of states (..., I), a weight (O, I) and a bias (O,)."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(states.contiguous(), weight, bias, "none", [], "")
     return product
 
@@ -89,13 +104,14 @@ class _FrozenLinear(torch.autograd.Function):
         return _product(states, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return _product(grads[0], ctx.weight.t(), None), None, None
 
 
 class _QuickLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
-        if not _computes(input, self.weight):
+        if not _computes(self, input):
             return super().forward(input)
         if _wants_grad(input):
             result: Tensor = _FrozenLinear.apply(input, self.weight, self.bias)
@@ -107,11 +123,10 @@ class _QuickGEGLU(GEGLU):
     """Gate and gated by products of their own, so that nothing is computed on every other half row, and in place."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        weight, bias = self.proj.weight, self.proj.bias
-        if not _computes(hidden_states, weight, GEGLU_DTYPES) or _wants_grad(hidden_states) or bias is None:
+        if _wants_grad(hidden_states) or self.proj.bias is None or not _computes(self.proj, hidden_states, in_bf16=True):
             result: Tensor = super().forward(hidden_states, *args, **kwargs)
             return result
-        (gated, gate), (gated_bias, gate_bias) = weight.chunk(2), bias.chunk(2)
+        (gated, gate), (gated_bias, gate_bias) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
         factor = torch.ops.aten.gelu_(_product(hidden_states, gate, gate_bias))
         return _product(hidden_states, gated, gated_bias).mul_(factor)
 
@@ -120,49 +135,46 @@ class _QuickConv2d(nn.Conv2d):
     """Only with gradients: a clip's many pictures gain a few percent, and what it adds up in another order shows in guided latents."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not _wants_grad(input) or not _computes(input, self.weight) or self.stride != (1, 1):
+        if not _wants_grad(input) or not _computes(self, input) or self.stride != (1, 1):
             return super().forward(input)
         result: Tensor = _FrozenConvolution.apply(input, self)
         return result
 
-    def convolved(self, pixels: Tensor) -> Tensor:
-        assert isinstance(self.padding, tuple)
-        return self._convolve(pixels, "forward", self.bias, self.padding)
-
-    def input_grad(self, grad: Tensor) -> Tensor:
-        """Another convolution, of the weights turned round, with what this one lacks of a full padding."""
-        assert isinstance(self.padding, tuple)
-        padding = tuple(side - 1 - own for side, own in zip(self.kernel_size, self.padding, strict=True))
-        return self._convolve(grad, "backward", None, padding)
-
-    def _convolve(self, pixels: Tensor, way: str, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        weight = self._ordered(way, pixels.shape, padding)
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(pixels, weight, bias, padding, (1, 1), (1, 1), 1, "none", [], "")
-        return result
-
-    def _ordered(self, way: str, shape: torch.Size, padding: tuple[int, ...]) -> Tensor:
-        """The weight in oneDNN's order for pictures of this shape, made once for as long as the weight is the same."""
-        kept = self.__dict__.setdefault("ordered", {})
-        known_as, ordered = kept.get(way, (None, None))
-        name = (self.weight.data_ptr(), self.weight._version)
-        if known_as != name:
-            weight = self.weight.detach()
-            if way == "backward":
-                weight = weight.flip(2, 3).transpose(0, 1).contiguous()
-            ordered = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), padding, (1, 1), (1, 1), 1, shape)
-            kept[way] = name, ordered
-        return ordered
-
 
 class _FrozenConvolution(torch.autograd.Function):
-    """A convolution of stride 1 whose weight has no gradient."""
+    """A convolution of stride 1 whose weight has no gradient.
+
+    The gradient of its pictures is another one, of the weight turned round, with what this one lacks of a full padding.
+    """
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, layer: _QuickConv2d) -> Tensor:
+    def forward(ctx: Any, pictures: Tensor, layer: nn.Conv2d) -> Tensor:
+        assert isinstance(layer.padding, tuple)
         ctx.layer = layer
-        return layer.convolved(pixels)
+        return _convolved(pictures, _ordered(layer, "forward", pictures.shape, layer.padding), layer.bias, layer.padding)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.layer.input_grad(grads[0]), None
+        layer, grad = ctx.layer, grads[0]
+        padding = tuple(side - 1 - own for side, own in zip(layer.kernel_size, layer.padding, strict=True))
+        return _convolved(grad, _ordered(layer, "backward", grad.shape, padding), None, padding), None
+
+
+def _convolved(pictures: Tensor, ordered: Tensor, bias: Tensor | None, padding: tuple[int, ...]) -> Tensor:
+    pictures = pictures.contiguous(memory_format=torch.channels_last)
+    result: Tensor = torch.ops.mkldnn._convolution_pointwise(pictures, ordered, bias, padding, (1, 1), (1, 1), 1, "none", [], "")
+    return result
+
+
+def _ordered(layer: nn.Conv2d, way: str, shape: torch.Size, padding: tuple[int, ...]) -> Tensor:
+    """The weight in oneDNN's order, made once for as long as the weight is the same; best for pictures (B, I, H, W) like the first ones."""
+    kept = _ORDERED.setdefault(layer, {})
+    identity = (layer.weight.data_ptr(), layer.weight._version)
+    if way not in kept or kept[way][0] != identity:
+        weight = layer.weight.detach()
+        if way == "backward":
+            weight = weight.flip(2, 3).transpose(0, 1).contiguous()
+        ordered = torch.ops.aten.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), padding, (1, 1), (1, 1), 1, shape)
+        kept[way] = identity, ordered
+    return kept[way][1]

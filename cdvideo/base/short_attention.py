@@ -27,7 +27,8 @@ FEWEST_WITHOUT_FP32 = 64
 def attended(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tensor:
     """softmax(Q Kᵀ / √D) V (Vaswani et al. 2017, equation 1) of (B, N, H D), (B, M, H D) and (B, M, H D), head by head: (B, N, H D)."""
     num_scores = len(query) * num_heads * query.shape[1] * key.shape[1]
-    if num_scores * query.element_size() > MOST_SCORE_BYTES or (torch.is_grad_enabled() and query.requires_grad):
+    wants_grad = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
+    if wants_grad or num_scores * query.element_size() > MOST_SCORE_BYTES:
         parts = (rearrange(states, "b n (h d) -> b h n d", h=num_heads) for states in (query, key, value))
         return rearrange(F.scaled_dot_product_attention(*parts), "b h n d -> b n (h d)")
     width = query.shape[-1] // num_heads

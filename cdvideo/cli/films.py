@@ -75,7 +75,7 @@ def _costs(found: Forecast, measured: Measured) -> list[str]:
     workers = f"{found.workers} workers" if found.workers > 1 else "one worker"
     by = f"{pace.measured_frames} of its frames" if pace.measured_frames > 1 else "one of its frames"
     return [
-        f"time: about {duration(found.seconds)} with {workers}: {pace.step_seconds:.2g} s a step of {pace.window} frames and "
+        f"time: about {duration(found.seconds)} with {workers}: {pace.whole_seconds:.2g} s a step of {pace.window} frames and "
         f"{pace.frame_seconds:.2g} s a frame to decode, measured just now on {measured.device} with {by} of shot {measured.shot}",
         f"memory: about {size_of(memory.total)} for each worker beside the program itself: {size_of(memory.weights)} of weights, "
         f"{size_of(memory.working)} while rendering, measured on small clips and scaled",

@@ -15,8 +15,8 @@ from cdvideo.sampling.denoise import NoisePredictor
 
 WINDOW = 16
 OVERLAP = 4
-JOIN = 6
-"""Frames on either side of the place where a loop begins again; as many as make it seamless."""
+JOIN_FRAMES = 6
+"""On either side of the place where a loop begins again: as many as make it seamless."""
 SHUFFLED = 4
 """Noise beyond the first window is the window's own, shuffled within so many frames: FreeNoise's stride (Qiu et al. 2024, section 3.2)."""
 
@@ -50,7 +50,7 @@ def join_weights(num_frames: int) -> Tensor:
     A motion's phase goes by a frame's place in its window, and two windows that both counted everywhere would draw it twice.
     """
     from_join = torch.minimum(torch.arange(num_frames), torch.arange(num_frames).flip(0)) + 0.5
-    return (1 - from_join / JOIN).clamp(min=0)
+    return (1 - from_join / min(JOIN_FRAMES, num_frames / 2)).clamp(min=0)
 
 
 def windowed(

@@ -138,7 +138,6 @@ def train(
         "prior_weight": prior_weight,
         "cached_views": cached_views,
         "optimizer": optimizer,
-        "compile": compile_unet,
         "seed": seed,
         "photos": sum(map(len, photos.values())),
         "content of the photos": _digest(photos),
@@ -217,8 +216,12 @@ def train(
         step, checkpointed = first, bool(state)
         coming = made_ahead(draw, range(first * accumulate, steps * accumulate))
         try:
+            if compile_unet:
+                # Gradients that CUDA graphs allocated would be gone with the next pass of the same step.
+                for value in tuning.parameters:
+                    value.grad = torch.zeros_like(value)
             for step in range(first, steps):
-                stepper.zero_grad(set_to_none=True)
+                stepper.zero_grad(set_to_none=not compile_unet)
                 parts, names = [], []
                 for _ in range(accumulate):
                     batch = next(coming)

@@ -231,8 +231,6 @@ def _read_video(file: Path, most: int | None) -> tuple[NDArray[np.uint8], float]
             for frame in itertools.islice(filtered(container.decode(stream), to_rgb), most):
                 end = (frame.time or 0.0) + 1 / fps
                 yield np.asarray(frame.to_ndarray(), dtype=np.uint8)
-            if not end:
-                raise ValueError("none of its frames can be decoded")
 
         frames = gathered(pictures())
         num_promised, promised_end = stream.frames, _promised_end(stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,12 +87,12 @@ def _upscaled(frames: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 def _held(frames: Iterable[NDArray[np.uint8]], wanted: int) -> Iterator[NDArray[np.uint8]]:
     """The first `wanted` of the frames; the last one again and again where there are fewer."""
-    count = 0
-    for frame in islice(frames, wanted):
-        yield frame
-        count += 1
-    for _ in range(count, wanted):
-        yield frame
+    last, num_missing = None, wanted
+    for last in islice(frames, wanted):
+        yield last
+        num_missing -= 1
+    if last is not None:
+        yield from repeat(last, num_missing)
 
 
 def _pixels(frames: Iterable[VideoFrame]) -> Iterator[NDArray[np.uint8]]:

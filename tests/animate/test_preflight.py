@@ -62,7 +62,7 @@ class Clockwork:
         self.now += 5
         for step in range(num_inference_steps):
             whole = step % speed.reuse_every == 0
-            self.now += self.step * num_frames if whole else 0
+            self.now += self.step * num_frames * (1 if whole else 0.1)
             on_step(step + 1, num_inference_steps)
         self.now += self.decode * num_frames
 
@@ -72,16 +72,16 @@ def test_the_pace_is_a_warm_steps(monkeypatch, step, measured):
     clockwork = Clockwork(step, decode=0.5)
     monkeypatch.setattr(preflight, "_now", lambda studio: studio.now)
     pace = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}})
-    assert pace == Pace(step_seconds=16 * step, frame_seconds=0.5, window=16, measured_frames=measured)
+    assert pace == Pace(whole_seconds=16 * step, reusing_seconds=0, frame_seconds=0.5, window=16, measured_frames=measured)
     assert clockwork.clips == ([1, 8] if measured == 8 else [1]), "what would take long is measured on one frame"
     draft = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft"})
-    assert draft.step_seconds == pytest.approx(16 * step / 3), "every third step is a whole one"
+    assert (draft.whole_seconds, draft.reusing_seconds) == pytest.approx((16 * step, 1.6 * step))
     fast = pace_of(clockwork, num_frames=16, settings={"prompts": {0: "a"}, "speed": "fast"})
-    assert fast.seconds(num_frames=16, num_steps=10) == pytest.approx(8 * 16 * step + 8), "steps 1 to 5, 7, 9 and 10 are whole"
+    assert fast.seconds(num_frames=16, num_steps=10) == pytest.approx(7 * 16 * step + 3 * 1.6 * step + 8), "steps 4, 6 and 8 are not whole"
 
 
 def test_seconds_of_a_clip_by_hand():
-    pace = Pace(step_seconds=2, frame_seconds=0.25, window=16, measured_frames=16)
+    pace = Pace(whole_seconds=2, reusing_seconds=1, frame_seconds=0.25, window=16, measured_frames=16)
     assert pace.seconds(num_frames=16, num_steps=10) == 20 + 4
     assert pace.seconds(num_frames=8, num_steps=10) == 10 + 2
     assert pace.seconds(num_frames=16, num_steps=10, loop=True) == 2 * 20 + 4, "a loop's second window is around its join"

@@ -65,13 +65,13 @@ def test_the_unet_runs_at_every_nth_step_for_each_window(pocket, pocket_motion, 
         "reuse_every": 2,
         "guided_share": 0.6,
         "num_inference_steps": None,
-        "whole_first": 0,
-        "whole_last": 0,
+        "num_whole_first": 0,
+        "num_whole_last": 0,
     }
 
 
 def test_the_first_and_the_last_steps_are_whole(pocket, pocket_motion, monkeypatch):
-    seen, speed = [], Speed(name="own", reuse_every=3, whole_first=2, whole_last=2)
+    seen, speed = [], Speed(name="own", reuse_every=3, num_whole_first=2, num_whole_last=2)
     with Studio(pocket, [], pocket_motion) as studio:
         forward = studio._motion_unet.forward
         monkeypatch.setattr(
@@ -82,7 +82,6 @@ def test_the_first_and_the_last_steps_are_whole(pocket, pocket_motion, monkeypat
         studio.clip("a bear", num_frames=2, size=SIZE, num_inference_steps=8, speed=speed, guidance_scale=1)
     timesteps = make_scheduler("animatediff", 8).timesteps.tolist()
     assert seen == [timesteps[step] for step in (0, 1, 3, 6, 7)]
-    assert speed.mean_steps(8) == 15 and speed.mean_steps(3) == 9 and Speed(name="own").mean_steps(8) == 8
 
 
 def test_speeds_that_give_up_nothing_are_exact(pocket, pocket_motion):
@@ -137,20 +136,35 @@ def test_between_the_steps_latents_are_fp32(monkeypatch):
     assert latents.dtype == torch.float32 and not torch.equal(latents, latents.bfloat16().float())
 
 
-def test_features_are_drawn_on_in_a_straight_line():
-    """Computed at steps 0 and 3 as 1 and 7, they are 1 until step 3, and 9 and 11 at steps 4 and 5."""
-    reuse = FeatureReuse(None, None, Speed(name="own", reuse_every=3), 9)
-    reuse._remember(0, torch.tensor([[1.0]]))
-    assert reuse._drawn_on(0, 2 / 3) == 1
-    reuse._remember(0, torch.tensor([[7.0]]))
-    assert [float(reuse._drawn_on(0, share)) for share in (1 / 3, 2 / 3)] == pytest.approx([9, 11])
+def remembered(speed, computed):
+    """What draws on features that were computed so, by step."""
+    reuse = FeatureReuse(None, None, speed, 9)
+    for step, value in computed.items():
+        reuse._step = step
+        reuse._remember(0, torch.tensor(value))
+    return reuse
+
+
+@pytest.mark.parametrize(
+    ("computed", "expected"),
+    [
+        ({0: [[1.0]]}, {1: 1.0, 2: 1.0}),
+        ({0: [[1.0]], 3: [[7.0]]}, {4: 9.0, 5: 11.0}),
+        ({0: [[1.0]], 3: [[7.0]], 4: [[8.0]]}, {5: 9.0}),
+    ],
+    ids=["once", "evenly", "in neighbouring steps"],
+)
+def test_features_are_drawn_on_in_a_straight_line(computed, expected):
+    reuse = remembered(Speed(name="own", reuse_every=3), computed)
+    for step, value in expected.items():
+        reuse._step = step
+        assert float(reuse._drawn_on(0)) == pytest.approx(value)
 
 
 def test_the_second_half_goes_on_when_guidance_ends():
-    reuse = FeatureReuse(None, None, Speed(name="own", reuse_every=2), 9)
-    reuse._remember(0, torch.tensor([[1.0], [2.0]]))
-    reuse._remember(0, torch.tensor([[4.0]]))
-    assert reuse._drawn_on(0, 0.5) == 5
+    reuse = remembered(Speed(name="own", reuse_every=2), {0: [[1.0], [2.0]], 2: [[4.0]]})
+    reuse._step = 3
+    assert reuse._drawn_on(0) == 5
 
 
 def test_whoever_wants_speed_gets_the_faster_precision_unless_another_is_asked_for():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers.models.activations import GEGLU
 from torch import nn
+from torch.nn.utils import parametrize
 
 from cdvideo.base import quick_layers as module
 from cdvideo.base.quick_layers import quick_layers
@@ -48,7 +49,7 @@ def test_it_computes_the_same_with_and_without_gradients(name):
         states.requires_grad_(True)
         got = layer(states)
         (grad,) = torch.autograd.grad(got, states, upstream.float())
-    assert type(layer) is kind and "ordered" not in vars(layer)
+    assert type(layer) is kind and layer not in module._ORDERED
     for own, other in ((without, wanted), (got, wanted), (grad, wanted_grad)):
         assert own.shape == other.shape and (own - other).abs().max() < 1e-5 * other.abs().max()
 
@@ -100,6 +101,33 @@ def test_what_the_operators_cannot_compute_is_left_alone(monkeypatch):
     monkeypatch.setattr(module, "_has_operators", lambda: False)
     with quick_layers(large):
         assert type(large[0]) is nn.Linear
+
+
+@pytest.mark.skipif(not module._has_bf16(), reason="this CPU does not compute in bf16")
+def test_gates_in_bf16():
+    layer, states = seeded(GEGLU(24, 32), 3, 7, 24, dtype=torch.bfloat16)
+    wanted = copy.deepcopy(layer).double()(states.double())
+    with quick_layers(layer), torch.no_grad():
+        assert (layer(states).double() - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+def test_gates_whose_matrix_is_another_layer_are_left_alone():
+    layer, states = seeded(GEGLU(24, 32), 3, 7, 24)
+    parametrize.register_parametrization(layer.proj, "weight", nn.Tanh(), unsafe=True)
+    wanted = layer(states)
+    with quick_layers(layer):
+        assert type(layer) is GEGLU and torch.allclose(layer(states), wanted, atol=1e-5)
+
+
+def test_a_convolution_is_copied_and_its_pass_is_ended_by_a_later_backward():
+    layer, pixels = seeded(nn.Conv2d(4, 6, 3, padding=1), 1, 4, 8, 8)
+    pixels.requires_grad_(True)
+    with quick_layers(layer):
+        got = layer(pixels).square().sum()
+        own = copy.deepcopy(layer)
+    (grad,) = torch.autograd.grad(got, pixels)
+    (wanted,) = torch.autograd.grad(layer(pixels).square().sum(), pixels)
+    assert torch.allclose(grad, wanted, atol=1e-3) and torch.allclose(own(pixels), layer(pixels), atol=1e-5)
 
 
 def test_a_copy_made_within_it_and_one_within_another_are_themselves():

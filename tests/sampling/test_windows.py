@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdvideo.sampling import denoise, make_scheduler, seeded_noise
-from cdvideo.sampling.windows import long_noise, window_frames, window_weights, windowed
+from cdvideo.sampling.windows import join_weights, long_noise, window_frames, window_weights, windowed
 
 
 @pytest.mark.parametrize("num_frames", [1, 7, 16, 17, 20, 28, 29, 64, 97, 512])
@@ -36,6 +36,10 @@ def test_a_short_loop_is_blended_around_its_join_by_hand():
     )
     seconds = [11 / 12, 9 / 12, 7 / 12, 5 / 12, 3 / 12, 1 / 12, 0, 0]
     assert (noise[0, 0, :, 0, 0] - 1).tolist() == pytest.approx([*seconds, *seconds[::-1]], abs=1e-6)
+
+
+def test_the_second_window_of_a_very_short_loop_fades_out_towards_its_own_ends():
+    assert join_weights(8).tolist() == pytest.approx([7 / 8, 5 / 8, 3 / 8, 1 / 8, 1 / 8, 3 / 8, 5 / 8, 7 / 8])
 
 
 @pytest.mark.parametrize("num_frames", [16, 40])

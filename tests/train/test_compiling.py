@@ -26,10 +26,11 @@ def passes(monkeypatch):
     torch.compiler.reset()
 
 
-def test_it_learns_the_same(small, pictures, tmp_path, passes):
-    usual = run(small, pictures, tmp_path / "a.safetensors", steps=4)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_it_learns_the_same(small, pictures, tmp_path, passes, accumulate):
+    usual = run(small, pictures, tmp_path / "a.safetensors", steps=4, accumulate=accumulate)
     assert not passes
-    compiled = run(small, pictures, tmp_path / "b.safetensors", steps=4, compile_unet=True)
+    compiled = run(small, pictures, tmp_path / "b.safetensors", steps=4, accumulate=accumulate, compile_unet=True)
     assert len(passes) >= 4, "every step went through the compiled UNet"
     assert torch.allclose(usual.losses(), compiled.losses(), rtol=1e-5, atol=0)
     assert relative_difference(compiled.tensors(), usual.tensors()) < 1e-5

@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import pytest
 
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 from cdvideo.video import Clip, gather, read
 from cdvideo.video.gather import gathered
 from cdvideo.video.resampling import resampled
@@ -75,11 +75,39 @@ def test_a_frame_of_another_size_and_none_at_all_are_errors(small_memory, at):
         gathered([])
 
 
-def test_a_full_disk_says_where(small_memory, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
+def test_where_the_disk_is_full_frames_stay_in_memory(small_memory, monkeypatch):
+    class Small:
+        """A disk with room for seven frames and a half."""
 
-    monkeypatch.setattr("tempfile.TemporaryFile", full)
-    with pytest.raises(UserError, match="the disk is full") as caught:
-        gathered(FRAMES)
-    assert str(small_memory) in str(caught.value)
+        def __init__(self, file):
+            self.file, self.room = file, 7.5 * FRAMES[0].nbytes
+
+        def write(self, data):
+            if self.room <= 0:
+                raise OSError(28, "No space left on device")
+            written = self.file.write(data[: int(self.room)])
+            self.room -= written
+            return written
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+    make = gather._temporary_file
+    monkeypatch.setattr(gather, "_temporary_file", lambda: Small(make()))
+    with pytest.warns(UserNote, match="TMPDIR") as said:
+        assert np.array_equal(gathered(FRAMES), FRAMES)
+    assert str(small_memory) in str(said[0].message)
+
+
+def test_what_is_wrong_with_a_late_frame_is_not_the_disks_fault(small_memory, tmp_path):
+    Clip(frames=FRAMES, fps=8, record={}).save(tmp_path / "frames")
+    damaged = tmp_path / "frames" / "frame_0040.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(UserError, match="frames cannot be read as a clip"):
+        read(tmp_path / "frames")

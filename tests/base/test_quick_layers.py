@@ -12,6 +12,8 @@ from cdvideo.base import quick_layers as module
 from cdvideo.base.quick_layers import quick_layers
 from tests import tiny
 
+pytestmark = pytest.mark.skipif(not module._has_operators(), reason="layers are PyTorch's own on this processor")
+
 
 def seeded(layer, *shape, dtype=torch.float32):
     """The layer with weights, and an input, that a generator drew."""

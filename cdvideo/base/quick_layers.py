@@ -78,7 +78,7 @@ def _computes(layer: nn.Linear | nn.Conv2d, states: Tensor, *, in_bf16: bool = F
     Most do so in fp32 alone: the products and convolutions of bf16 are oneDNN's in PyTorch, too, and gain nothing.
     """
     has_dtype = states.dtype == torch.float32 or (in_bf16 and states.dtype == torch.bfloat16 and _has_bf16())
-    trains = layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
+    trains = torch.is_grad_enabled() and (layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad))
     return has_dtype and states.dtype == layer.weight.dtype and not trains and not torch.is_autocast_enabled("cpu")
 
 

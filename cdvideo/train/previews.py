@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cdvideo.base import Base
+from cdvideo.base.quick_layers import quick_layers
 from cdvideo.errors import UserError
 from cdvideo.files import replace_files
 from cdvideo.sampling import denoise, make_scheduler, seeded_noise
@@ -37,9 +38,10 @@ def draw(base: Base, prompts: Sequence[str], *, seed: int = 0, num_inference_ste
     for start in range(0, len(prompts), DRAWN_AT_ONCE):
         some = list(prompts[start : start + DRAWN_AT_ONCE])
         noise = torch.cat([seeded_noise(seed + start + index, shape) for index in range(len(some))]).to(base.device, base.dtype)
-        text, negative = base.text_states(some).to(base.dtype), base.text_states([""] * len(some)).to(base.dtype)
         scheduler = make_scheduler("stable-diffusion", num_inference_steps or preset.num_inference_steps, base.device)
-        latents = denoise(predict_noise, scheduler, noise, text=text, negative=negative, guidance_scale=preset.guidance_scale)
+        with quick_layers(base.unet, base.text_encoder):
+            text, negative = base.text_states(some).to(base.dtype), base.text_states([""] * len(some)).to(base.dtype)
+            latents = denoise(predict_noise, scheduler, noise, text=text, negative=negative, guidance_scale=preset.guidance_scale)
         pictures.append(base.decode(latents).numpy())
     return np.concatenate(pictures)
 

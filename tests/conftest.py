@@ -1,6 +1,18 @@
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from cdvideo import base, motion
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread, and so adds up a batch's parts in the same order whatever their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

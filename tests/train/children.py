@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 import transformers
 
 import cdvideo.cli.train
@@ -42,7 +43,7 @@ def command_line(arguments: Sequence[str], log: Path, environment: dict[str, str
 
 
 def share(rank: int, size: int, port: int, folder: Path, base_folder: Path, pictures: Any, settings: dict[str, Any]) -> BaseProcess:
-    """One started process of `size` that train together; it leaves its losses and the returned tensors in `folder`/result."""
+    """One started process of `size` that train together, in a thread each; it leaves its losses and returned tensors in `folder`/result."""
     environment = {
         "RANK": str(rank),
         "WORLD_SIZE": str(size),
@@ -73,6 +74,7 @@ def _command_line(arguments: list[str], log: Path, environment: dict[str, str]) 
 
 def _share(folder: Path, base_folder: Path, pictures: Any, settings: dict[str, Any], environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    torch.set_num_threads(1)
     folder.mkdir()
     trained = run(base.load(str(base_folder), device="cpu", dtype="fp32"), pictures, folder / "bear.safetensors", **settings)
     tensors = {name: value.numpy() for name, value in trained.tensors().items()}

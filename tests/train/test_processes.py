@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("method", ["classdiffusion", "dreambooth"])
-def test_two_processes_of_one_picture_are_one_of_two(small, small_folder, pictures, tmp_path, method):
+def test_two_processes_of_one_picture_are_one_of_two(small, small_folder, pictures, tmp_path, method, one_thread):
     settings = {"steps": 4, "learning_rate": 1e-4, "method": method, "class_pictures": {"bear": pictures["V2*"]}, "checkpoint_every": 2}
     port = children.free_port()
     folders = [tmp_path / "first", tmp_path / "second"]
@@ -34,8 +34,7 @@ def test_two_processes_of_one_picture_are_one_of_two(small, small_folder, pictur
     (first_losses, first), (second_losses, second) = [pickle.loads((folder / "result").read_bytes()) for folder in folders]
     assert all(np.array_equal(first[name], second[name]) for name in first), "every process ends with the same weights"
     assert relative_difference({name: torch.from_numpy(value) for name, value in first.items()}, alone.tensors()) < 1e-5
-    # AdamW's first steps have the size of the rate whatever the gradient's, so that rounding decides the sign of the smallest.
-    assert np.allclose(first_losses, alone.losses().numpy(), rtol=5e-4), "the losses told are those of all processes"
+    assert np.allclose(first_losses, alone.losses().numpy(), rtol=1e-4), "the losses told are those of all processes"
     assert len(second_losses) == 0
     assert sorted(path.name for path in folders[0].iterdir()) == ["bear.safetensors", "result"]
     assert sorted(path.name for path in folders[1].iterdir()) == ["result"], "only the first process writes files"

@@ -26,12 +26,11 @@ def class_pictures(pictures):
 
 
 @pytest.mark.parametrize("method", ["classdiffusion", "dreambooth"])
-def test_accumulated_batches_are_one_large_one(small, pictures, tmp_path, method):
+def test_accumulated_batches_are_one_large_one(small, pictures, tmp_path, method, one_thread):
     common = {"class_pictures": class_pictures(pictures), "method": method, "steps": 5, "learning_rate": 1e-4}
     large = run(small, pictures, tmp_path / "a.safetensors", batch_size=2, **common)
     parts = run(small, pictures, tmp_path / "b.safetensors", batch_size=1, accumulate=2, **common)
-    # AdamW's first steps have the size of the rate whatever the gradient's, so that rounding decides the sign of the smallest.
-    assert torch.allclose(large.losses(), parts.losses(), rtol=5e-4, atol=1e-7)
+    assert torch.allclose(large.losses(), parts.losses(), rtol=1e-4, atol=1e-7)
     assert relative_difference(parts.tensors(), large.tensors()) < 1e-4
 
 

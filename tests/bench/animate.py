@@ -243,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.animate", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--part", action="append", choices=PARTS, help="all unless given")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clips", type=int, default=28, help="of the part quality")
+    parser.add_argument("--clips", type=int, default=49, help="of the part quality")
     parser.add_argument("--render-once", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.render_once:

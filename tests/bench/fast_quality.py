@@ -20,10 +20,10 @@ from cdvideo.pocket.judge import Judge
 from cdvideo.pocket.report.intervals import bootstrap
 from cdvideo.pocket.report.likeness import followed, identity
 from cdvideo.pocket.report.prompts import Prompt, motion_prompts
+from cdvideo.pocket.report.rendering import NUM_FRAMES, STEPS
 from tests.bench.record import psnr
 
-STEPS, GUIDANCE, FRAMES = 25, 7.5, 16
-PARTS = ("subject", "place", "worn", "held")
+GUIDANCE = 7.5
 
 
 def measure_quality(num_clips: int, on_clip: Callable[[int], None]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def measure_quality(num_clips: int, on_clip: Callable[[int], None]) -> dict[str,
     scores: dict[str, list[dict[str, float]]] = {"exact": [], "fast": []}
     studios = {speed: _studio(speed) for speed in scores}
     for number, prompt in enumerate(motion_prompts(num_clips), start=1):
-        sampling = {"num_frames": FRAMES, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+        sampling = {"num_frames": NUM_FRAMES, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
         frames = {speed: studio.clip(prompt.text, seed=prompt.seed, speed=speed, **sampling).frames for speed, studio in studios.items()}
         for speed, own in frames.items():
             scores[speed].append(_judged(own, prompt, judge, clip))
@@ -66,8 +66,7 @@ def _studio(speed: str) -> Studio:
 def _judged(frames: NDArray[np.uint8], prompt: Prompt, judge: Judge, clip: Clip) -> dict[str, float]:
     """The share of what is named that frames show, whether the motion is the one that was asked for, and how steady the clip is."""
     seen = judge.look(frames)
-    named = [part for part in PARTS if prompt.expected[part] or part in ("subject", "place")]
-    right = [np.mean([label == prompt.expected[part] for label in seen.labels[part]]) for part in named]
+    right = [np.mean([label == prompt.expected[part] for label in seen.labels[part]]) for part in prompt.named]
     _, to_neighbour = identity(clip.images(followed(frames, seen.poses)))
     return {
         "named": float(np.mean(right)),

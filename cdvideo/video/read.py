@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,7 +222,7 @@ def _fps_of(stream: VideoStream) -> float:
 
 
 def _read_video(file: Path, most: int | None) -> tuple[NDArray[np.uint8], float]:
-    end = 0.0
+    end = -math.inf
     with _opened(file) as (container, stream):
         fps = _fps_of(stream)
         stream.thread_type = "AUTO"
@@ -231,6 +232,8 @@ def _read_video(file: Path, most: int | None) -> tuple[NDArray[np.uint8], float]
             for frame in itertools.islice(filtered(container.decode(stream), to_rgb), most):
                 end = (frame.time or 0.0) + 1 / fps
                 yield np.asarray(frame.to_ndarray(), dtype=np.uint8)
+            if end == -math.inf:
+                raise ValueError("none of its frames can be decoded")
 
         frames = gathered(pictures())
         num_promised, promised_end = stream.frames, _promised_end(stream)

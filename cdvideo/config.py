@@ -53,7 +53,6 @@ class TrainConfig(FrozenModel):
     )
     optimizer: Literal["adamw", "adamw8bit"] = Field("adamw", description="adamw8bit needs bitsandbytes")
     gradient_checkpointing: bool = Field(False, description="less memory, a third more time")
-    compile: bool = Field(False, description="compile the UNet, on a GPU into CUDA graphs: a minute or two before the first step")
     cache_latents: int = Field(
         0, ge=0, le=10_000, description="views of each photo that are encoded once; 0 encodes new ones at every step"
     )

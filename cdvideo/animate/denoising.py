@@ -17,6 +17,7 @@ from cdvideo.animate.sparing import SparingPredictor
 from cdvideo.animate.starting import Start
 from cdvideo.animate.text_states import TextKeyValues
 from cdvideo.base import Base
+from cdvideo.base.graphs import Replayed
 from cdvideo.base.quick_layers import quick_layers
 from cdvideo.sampling import (
     NoisePredictor,
@@ -63,7 +64,8 @@ def denoised(
     clean = start.latents(base).float().reshape(shape) if start else None
     first_step = start.first_step(settings["steps"]) if start else 0
     num_steps = settings["steps"] - first_step
-    with quick_layers(unet), SparingPredictor(base, noise_predictor(unet)) as plain:
+    predict_noise = Replayed(noise_predictor(unet), records=base.device.type == "cuda")
+    with quick_layers(unet), SparingPredictor(base, predict_noise) as plain:
         for number in range(rounds):
             scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
             if number:
@@ -92,7 +94,7 @@ def _predictor(
         return plain
     if speed.reuse_every == 1:
         return windowed(plain, window=window, loop=loop)
-    predict = FeatureReuse(unet, plain, speed, num_steps)
+    predict = FeatureReuse(unet, plain, speed, num_steps, records=plain.base.device.type == "cuda")
     return windowed(predict, window=window, loop=loop, begin_step=predict.begin_step)
 
 

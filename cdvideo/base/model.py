@@ -77,7 +77,7 @@ class Base:
     @torch.no_grad()
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation, each (B, C, h, w) and scaled as latents are, of the posterior of pixels (B, 3, H, W) in [-1, 1]."""
-        posterior = self.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
+        posterior = self.vae.encode(pixels.to(self.device, non_blocking=True).to(self.dtype)).latent_dist
         return posterior.mean * self.vae.config.scaling_factor, posterior.std * self.vae.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -26,9 +26,6 @@ from cdvideo.cli.options import device_options, offline_option
 @click.option("--learning-rate", type=float, help="For one picture; multiplied by the pictures of a step and by the method's factor.")
 @click.option("--optimizer", type=click.Choice(["adamw", "adamw8bit"]), help="adamw8bit needs bitsandbytes and a GPU.")
 @click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory for a third more time.")
-@click.option(
-    "--compile", is_flag=True, default=None, help="Compile the UNet, on a GPU into CUDA graphs: a minute or two before the first step."
-)
 @click.option("--cache-latents", type=click.IntRange(min=0), metavar="N", help="Encode N views of each photo once, and train on those.")
 @click.option(
     "--spl-weight", type=click.FloatRange(min=0), help="Weight of the semantic preservation loss; 1.0 by default, 0 turns it off."

@@ -104,7 +104,6 @@ def train_concept(
                 accumulate=settings.accumulate,
                 gradient_checkpointing=settings.gradient_checkpointing,
                 optimizer=settings.optimizer,
-                compile_unet=settings.compile,
                 seed=settings.seed,
                 checkpoint_every=settings.checkpoint_every,
                 milestone_every=settings.samples_every or None,

@@ -21,7 +21,8 @@ from cdvideo.pocket.workshop import PARTS, ROOT, Workshop, begin_with_shipped, e
 def main(parts: tuple[str, ...], minutes: float | None, work: Path, processes: int | None, from_shipped: bool) -> None:
     torch.set_num_threads(1)
     device = training_device()
-    workshop = Workshop(work, processes or (len(os.sched_getaffinity(0)) if device.type == "cpu" else 1))
+    cores = len(os.sched_getaffinity(0))
+    workshop = Workshop(work, processes=processes or (cores if device.type == "cpu" else 1), painters=processes or cores)
     if from_shipped:
         begin_with_shipped(workshop)
     chosen = parts or (*PARTS, "export")

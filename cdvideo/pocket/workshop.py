@@ -31,15 +31,18 @@ ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = Path(__file__).parent / "weights"
 MOTION_WEIGHTS = ROOT / "motion_modules" / "pocket"
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
-NUM_STILLS, NUM_CLIPS, NUM_CAMERA_CLIPS, CLIP_FRAMES = 48_000, 3_000, 160, 16
+NUM_STILLS, NUM_CAMERA_CLIPS, CLIP_FRAMES = 48_000, 160, 16
+NUM_CLIPS = {"cpu": 3_000, "cuda": 12_000}
+"""A GPU sees so many in its minutes that it would know fewer by heart."""
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a training keeps its work, and on how many processes."""
+    """Where a training keeps its work, and how many processes train, and paint what is trained on."""
 
     folder: Path
     processes: int
+    painters: int
 
     @property
     def painter(self) -> Painter:
@@ -49,9 +52,9 @@ class Workshop:
         """The encoded picture world under a name, made once."""
         path = self.folder / f"{name}.pt"
         if not path.exists():
-            share = count // self.processes
-            spawn(_encode_share, (self, name, share, seed, num_frames, camera), nprocs=self.processes)
-            parts = [self.folder / f"{name}-{rank}.pt" for rank in range(self.processes)]
+            share = count // self.painters
+            spawn(_encode_share, (self, name, share, seed, num_frames, camera), nprocs=self.painters)
+            parts = [self.folder / f"{name}-{rank}.pt" for rank in range(self.painters)]
             latents.Latents.joined([latents.Latents.load(part) for part in parts]).save(path)
             for part in parts:
                 part.unlink()
@@ -149,7 +152,7 @@ def train_unet(workshop: Workshop, seconds: float) -> None:
 
 
 def train_motion(workshop: Workshop, seconds: float) -> None:
-    clips = workshop.latents("clips", count=NUM_CLIPS, seed=200, num_frames=CLIP_FRAMES)
+    clips = workshop.latents("clips", count=NUM_CLIPS[training_device().type], seed=200, num_frames=CLIP_FRAMES)
     stills = workshop.latents("stills", count=NUM_STILLS, seed=100)
     folder = workshop.folder
     on_every_core(motion.train_worker, clips, stills, folder / "unet", folder / "motion", seconds, processes=workshop.processes)

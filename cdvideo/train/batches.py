@@ -9,11 +9,12 @@ Shapes: `B` samples, `C` latent channels, `h w` latent height and width, `L` tex
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -115,8 +116,13 @@ class Batch:
             mean, std = base.moments(self.pixels)
         else:
             assert self.mean is not None and self.std is not None
-            mean, std = self.mean.to(base.device), self.std.to(base.device)
-        return mean + std * self.posterior_noise.to(mean)
+            mean, std = self.mean.to(base.device, non_blocking=True), self.std.to(base.device, non_blocking=True)
+        return mean + std * self.posterior_noise.to(mean, non_blocking=True)
+
+    def pinned(self) -> Batch:
+        """The same in memory that a GPU reads without being waited for."""
+        tensors: dict[str, Any] = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **tensors)
 
 
 class Batches:
@@ -128,6 +134,10 @@ class Batches:
         self.seed, self.num_train_timesteps = seed, num_train_timesteps
         side = base.preset.native_size // base.latent_factor
         self.shape = (base.unet.config.in_channels, side, side)
+
+    def num_prior(self, batch_size: int) -> int:
+        """How many samples of prior preservation a batch of `batch_size` others has."""
+        return batch_size if self.prior is not None else 0
 
     def draw(self, step: int, numbers: Iterable[int]) -> Batch:
         """The samples of these numbers in the step."""
@@ -150,7 +160,7 @@ class Batches:
             posterior_noise=torch.stack([torch.randn(self.shape, generator=generator) for generator in generators]),
             noise=torch.stack([torch.randn(self.shape, generator=generator) for generator in generators]),
             timesteps=torch.cat([torch.randint(self.num_train_timesteps, (1,), generator=generator) for generator in generators]),
-            num_prior=len(numbers) if self.prior is not None else 0,
+            num_prior=self.num_prior(len(numbers)),
         )
 
 

@@ -13,22 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor, nn
 
 from cdvideo.base import Base, versions
-from cdvideo.base.compiling import Compiled
 from cdvideo.base.device import keep_freed_memory
 from cdvideo.base.quick_layers import quick_layers
 from cdvideo.concept import Concept, ConceptHeader, Looks
 from cdvideo.errors import Interrupted, UserError
 from cdvideo.train.batches import Batch, Batches, CachedViews, FreshViews, made_ahead
 from cdvideo.train.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
-from cdvideo.train.losses import masked_noise_loss
 from cdvideo.train.methods import find_method
 from cdvideo.train.optimisers import make_optimizer
+from cdvideo.train.passes import Pass, batch_losses, pass_inputs, record, records
 from cdvideo.train.photos import Photo
 from cdvideo.train.preservation import Preservation, class_distances
 from cdvideo.train.processes import Processes
@@ -61,19 +59,6 @@ class Milestone:
     """By token: the cosine distance in text space from the class to the phrase with the token."""
 
 
-@dataclass(frozen=True)
-class Losses:
-    """The parts of one batch's loss, before their weights."""
-
-    noise: Tensor
-    prior: Tensor
-    spl: Tensor
-
-    def values(self) -> Tensor:
-        """All three, (3,) fp32, without a gradient."""
-        return torch.stack([self.noise, self.prior, self.spl]).detach().float()
-
-
 def train(
     base: Base,
     photos: Mapping[str, Sequence[Photo | Image.Image]],
@@ -93,7 +78,6 @@ def train(
     accumulate: int = 1,
     gradient_checkpointing: bool = False,
     optimizer: str = "adamw",
-    compile_unet: bool = False,
     seed: int = 0,
     checkpoint_every: int = 50,
     milestone_every: int | None = None,
@@ -107,8 +91,8 @@ def train(
     `learning_rate` is for one picture and is multiplied by the pictures of a step, as in the public script, and by the method's factor. A
     step has `batch_size` pictures in each process, `accumulate` times. The weights of the losses are the method's own where they are None;
     with a prior weight, `class_pictures` (by class word) are learnt from as well. `looks` gives what the photos look like, by token,
-    which is only kept in the concept. With `cached_views`, that many views of each photo are encoded once and used again and again. With
-    `compile_unet` the UNet is compiled first, on a GPU into CUDA graphs.
+    which is only kept in the concept. With `cached_views`, that many views of each photo are encoded once and used again and again. On CUDA
+    passes are recorded as graphs, but with `gradient_checkpointing`.
 
     The state is kept in a checkpoint beside `out` every `checkpoint_every` steps; with `resume` the training goes on from there and ends
     as if never interrupted. `on_milestone` is called there, every `milestone_every` steps, and at the end, and may return a score: with
@@ -150,8 +134,7 @@ def train(
     with (
         _checkpointed_gradients(base, gradient_checkpointing),
         chosen.tune(base, subjects) as tuning,
-        quick_layers(*([] if compile_unet else [base.unet]), base.text_encoder),
-        Compiled(base.unet, compile_unet) as compiled,
+        quick_layers(base.unet, base.text_encoder),
     ):
         batches = _batches(base, photos, subjects, class_pictures if prior_weight else None, cached_views, seed, scheduler)
         preservation = Preservation(tuning, spl_mode) if spl_weight else None
@@ -197,8 +180,7 @@ def train(
             score = None
             if on_milestone:
                 drift = class_distances(base, subjects)
-                with compiled.paused():
-                    score = on_milestone(Milestone(step=step, steps=steps, base=base, concept=partial(concept, step), drift=drift))
+                score = on_milestone(Milestone(step=step, steps=steps, base=base, concept=partial(concept, step), drift=drift))
             if keep_best and score is not None:
                 best.offer(step, score, tuning.state_dict())
             if keep:
@@ -209,34 +191,37 @@ def train(
         def draw(micro_step: int) -> Batch:
             step, turn = divmod(micro_step, accumulate)
             start = processes.rank * share + turn * batch_size
-            return batches.draw(step, range(start, start + batch_size))
+            batch = batches.draw(step, range(start, start + batch_size))
+            return batch.pinned() if base.device.type == "cuda" else batch
 
         report_every = 1 if base.device.type == "cpu" else GPU_REPORT_EVERY
         unread: list[tuple[int, Tensor, list[str]]] = []
         step, checkpointed = first, bool(state)
+        forward, recorded = Pass(base, preservation, batches.num_prior(batch_size)), False
+        if records(base, gradient_checkpointing) and first < steps:
+            # Before batches are made ahead: while CUDA records, no other thread may call upon it.
+            recorded = record(forward, pass_inputs(base, draw(first * accumulate), scheduler))
         coming = made_ahead(draw, range(first * accumulate, steps * accumulate))
         try:
-            if compile_unet:
-                # Gradients that CUDA graphs allocated would be gone with the next pass of the same step.
+            if recorded:
                 for value in tuning.parameters:
                     value.grad = torch.zeros_like(value)
             for step in range(first, steps):
-                stepper.zero_grad(set_to_none=not compile_unet)
+                stepper.zero_grad(set_to_none=not recorded)
                 parts, names = [], []
                 for _ in range(accumulate):
                     batch = next(coming)
-                    compiled.begin_pass()
-                    losses = batch_losses(base, batch, preservation, scheduler)
+                    losses = batch_losses(base, batch, forward, scheduler)
                     loss = losses.noise + prior_weight * losses.prior + spl_weight * losses.spl
                     scaler.scale(loss / accumulate).backward()
-                    parts.append(losses)
+                    parts.append(losses.values())
                     names += [f"{name} as {caption!r}" for name, caption in zip(batch.names, batch.captions, strict=True)]
                 processes.average_gradients(tuning.parameters)
                 scaler.unscale_(stepper)
                 nn.utils.clip_grad_norm_(tuning.parameters, 1.0)
                 scaler.step(stepper)
                 scaler.update()
-                unread.append((step + 1, torch.stack([losses.values() for losses in parts]).mean(0), names))
+                unread.append((step + 1, torch.stack(parts).mean(0), names))
                 keeps = (step + 1) % checkpoint_every == 0 and step + 1 < steps
                 is_due = keeps or (milestone_every is not None and (step + 1) % milestone_every == 0 and step + 1 < steps)
                 if len(unread) == report_every or is_due or step + 1 == steps:
@@ -263,30 +248,6 @@ def train(
         checkpoint_path(out).unlink(missing_ok=True)
     processes.wait()
     return made
-
-
-def batch_losses(base: Base, batch: Batch, preservation: Preservation | None, scheduler: Any) -> Losses:
-    """The losses of one batch, from one pass through the text encoder; the parts that are not asked for are 0."""
-    # In fp32 whatever the precision of the passes: the scheduler would round its table of noise levels to that of the latents.
-    latents = batch.latents(base).float()
-    noise, timesteps, mask = batch.noise.to(latents), batch.timesteps.to(base.device), batch.mask.to(base.device)
-    noisy = scheduler.add_noise(latents, noise, timesteps)
-    target = scheduler.get_velocity(latents, noise, timesteps) if scheduler.config.prediction_type == "v_prediction" else noise
-    num_views, ids = len(batch.ids), batch.ids.to(base.device)
-    with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
-        if preservation is None:
-            states = base.text_encoder(ids).last_hidden_state
-        else:
-            with preservation.inputs(base.text_encoder):
-                states = base.text_encoder(torch.cat([ids, preservation.ids])).last_hidden_state
-        noise_pred = base.unet(noisy, timesteps, encoder_hidden_states=states[:num_views]).sample
-    error, nothing = (noise_pred.float(), target.float()), torch.zeros((), device=base.device)
-    own = num_views - batch.num_prior
-    return Losses(
-        noise=masked_noise_loss(error[0][:own], error[1][:own], mask[:own]),
-        prior=F.mse_loss(error[0][own:], error[1][own:]) if batch.num_prior else nothing,
-        spl=nothing if preservation is None else preservation.loss(states[num_views:]),
-    )
 
 
 @dataclass

@@ -189,7 +189,7 @@ def test_muon_steps_as_torchs_does_also_in_fp32(monkeypatch, able):
     for start, own, other in zip(starts, ours, theirs, strict=True):
         assert torch.cosine_similarity((own - start).flatten(), (other - start).flatten(), dim=0) > 0.999
         assert torch.allclose(own, other, atol=3e-4)
-    values = torch.linalg.svdvals(orthogonalised(starts[0]).float())
+    values = torch.linalg.svdvals(orthogonalised(starts[0][None])[0].float())
     assert values.min() > 0.6 and values.max() < 1.3
     steppers[0].load_state_dict(steppers[1].state_dict())
 

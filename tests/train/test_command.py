@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from cdvideo import train
 from cdvideo.cli import main
 from cdvideo.concept import Concept
-from cdvideo.train import loop, previews
+from cdvideo.train import loop, passes, previews
 from tests.train.trainings import assert_same, tensors_of
 
 
@@ -145,13 +145,13 @@ def test_a_log_whose_package_is_missing_is_said_before_anything_is_made(command,
 
 
 def test_a_loss_that_is_not_a_number_is_one_message(command, tmp_path, monkeypatch):
-    usual, calls = loop.masked_noise_loss, []
+    usual, calls = passes.masked_noise_loss, []
 
     def spoilt(*tensors):
         calls.append(0)
         return usual(*tensors) * (float("nan") if len(calls) == 4 else 1)
 
-    monkeypatch.setattr(loop, "masked_noise_loss", spoilt)
+    monkeypatch.setattr(passes, "masked_noise_loss", spoilt)
     result = command("--steps", "6", "--checkpoint-every", "2")
     assert result.exit_code == 2 and "not a number at step 4" in result.output and "V* bear" in result.output
     assert files(tmp_path) == ["bear.checkpoint", "bear.training/log.jsonl"]
@@ -163,8 +163,8 @@ def test_a_loss_that_is_not_a_number_is_one_message(command, tmp_path, monkeypat
 
 
 def test_starting_anew_beside_a_checkpoint_is_said(command, tmp_path, monkeypatch):
-    usual = loop.masked_noise_loss
-    monkeypatch.setattr(loop, "masked_noise_loss", lambda *tensors: usual(*tensors) * float("nan"))
+    usual = passes.masked_noise_loss
+    monkeypatch.setattr(passes, "masked_noise_loss", lambda *tensors: usual(*tensors) * float("nan"))
     (tmp_path / "bear.checkpoint").write_bytes(b"")
     assert "--resume would go on from bear.checkpoint" in command().output
 
@@ -218,7 +218,7 @@ def test_masks_and_captions_beside_the_photos_are_learnt_from(command, pictures,
     mask.save(tmp_path / "photos" / "one.mask.png")
     (tmp_path / "photos" / "one.txt").write_text("a bear reading a book")
     masks, captions = [], []
-    usual_loss, usual_losses = loop.masked_noise_loss, loop.batch_losses
+    usual_loss, usual_losses = passes.masked_noise_loss, loop.batch_losses
 
     def noise_loss(noise_pred, noise, mask):
         masks.append(mask)
@@ -232,7 +232,7 @@ def test_masks_and_captions_beside_the_photos_are_learnt_from(command, pictures,
         assert all(base.tokenizer.convert_tokens_to_ids("V*") in ids for ids in batch.ids)
         return usual_losses(base, batch, *others)
 
-    monkeypatch.setattr(loop, "masked_noise_loss", noise_loss)
+    monkeypatch.setattr(passes, "masked_noise_loss", noise_loss)
     monkeypatch.setattr(loop, "batch_losses", losses)
     result = command("--batch-size", "4", photos=tmp_path / "photos")
     assert result.exit_code == 0, result.output

@@ -1,0 +1,68 @@
+"""Recorded passes: what CUDA replays is one module of tensors in and tensors out, and gradients that are there already are added to."""
+
+import pytest
+import torch
+
+from cdvideo.errors import UserNote
+from cdvideo.train import loop
+from cdvideo.train.passes import Pass, record
+from tests.train.trainings import relative_difference, run
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """Lets the CPU record: passes whose outputs and gradients lie in the same memory at every replay, as CUDA graphs' do."""
+    counted = []
+
+    def graphed(module, sample_args, allow_unused_input):
+        trained = [value for value in module.parameters() if value.requires_grad]
+        usual, outputs, gradients = module.forward, [], []
+
+        class Replay(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, *values):
+                counted.append(1)
+                with torch.enable_grad():
+                    ctx.found = usual(*values[len(trained) :])
+                if not outputs:
+                    outputs.extend(torch.empty_like(value) for value in ctx.found)
+                for place, value in zip(outputs, ctx.found, strict=True):
+                    place.copy_(value.detach())
+                return tuple(place.detach() for place in outputs)
+
+            @staticmethod
+            def backward(ctx, *of_outputs):
+                pairs = [(value, of) for value, of in zip(ctx.found, of_outputs, strict=True) if value.requires_grad]
+                found = torch.autograd.grad([value for value, _ in pairs], trained, [of for _, of in pairs], allow_unused=True)
+                if not gradients:
+                    gradients.extend(torch.empty_like(value) for value in trained)
+                for place, value in zip(gradients, found, strict=True):
+                    place.copy_(value)
+                return (*(place.detach() for place in gradients), *[None] * len(sample_args))
+
+        module.forward = lambda *values: Replay.apply(*trained, *values)
+        return module
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    monkeypatch.setattr(loop, "records", lambda base, checkpointed: not checkpointed)
+    return counted
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_recorded_training_learns_the_same(small, pictures, tmp_path, replays, accumulate):
+    recorded = run(small, pictures, tmp_path / "a.safetensors", steps=3, accumulate=accumulate)
+    assert len(replays) == 3 * accumulate
+    replays.clear()
+    usual = run(small, pictures, tmp_path / "b.safetensors", steps=3, accumulate=accumulate, gradient_checkpointing=True)
+    assert not replays
+    assert torch.allclose(recorded.losses(), usual.losses(), rtol=1e-6, atol=0)
+    assert relative_difference(recorded.tensors(), usual.tensors()) < 1e-5
+
+
+def test_a_device_that_cannot_record_says_so(small, monkeypatch):
+    def failing(*_, **__):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", failing)
+    with pytest.warns(UserNote, match="cannot be recorded.*not permitted when stream is capturing$"):
+        assert not record(Pass(small, None, 0), [torch.zeros(1)])

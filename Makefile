@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-full-size lint bench bench-train bench-animate bench-storyboard bench-joining pocket pocket-report wheel clean
+.PHONY: demo test test-full-size lint bench bench-train bench-animate bench-storyboard bench-joining bench-gpu pocket pocket-report wheel clean
 
 demo: $(VENV)/run-ready
 	$(BIN)/cdvideo demo
@@ -31,6 +31,9 @@ bench-storyboard: $(VENV)/run-ready
 
 bench-joining: $(VENV)/run-ready
 	$(BIN)/python -m tests.bench.joining
+
+bench-gpu: $(VENV)/run-ready
+	$(BIN)/python -m tests.bench.gpu
 
 pocket: $(VENV)/pocket-ready
 	$(BIN)/python -m cdvideo.pocket

@@ -28,6 +28,7 @@ from cdvideo.sampling import (
     make_scheduler,
     noise_generator,
     reinitialized_noise,
+    window_frames,
     windowed,
 )
 
@@ -58,7 +59,7 @@ def denoised(
     generator = noise_generator(settings["seed"])
 
     def draw() -> Tensor:
-        return initial_noise(shape, window, generator).to(base.device)
+        return initial_noise(shape, window, generator, loop=loop).to(base.device)
 
     latents = noise = first = draw()
     clean = start.latents(base).float().reshape(shape) if start else None
@@ -141,9 +142,10 @@ def mixed_text(
     return (mixed[0][None], mixed[1][None]) if changing else mixed
 
 
-def initial_noise(shape: tuple[int, ...], window: int, generator: torch.Generator) -> Tensor:
+def initial_noise(shape: tuple[int, ...], window: int, generator: torch.Generator, *, loop: bool = False) -> Tensor:
     """Standard normal noise; of a long clip's frames, only the first window's are drawn."""
     if len(shape) == 4 or shape[2] <= window:
         return torch.randn(shape, generator=generator)
-    first = torch.randn((*shape[:2], window, *shape[3:]), generator=generator)
-    return long_noise(first, shape[2], generator)
+    windows = window_frames(shape[2], window=window, loop=loop)
+    first = torch.randn((*shape[:2], len(windows[0]), *shape[3:]), generator=generator)
+    return long_noise(first, windows, generator)

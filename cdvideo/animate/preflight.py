@@ -60,12 +60,12 @@ class Pace:
     speed: Speed = EXACT
 
     def seconds(self, *, num_frames: int, num_steps: int, loop: bool = False) -> float:
-        """Of a clip of so many frames and steps. A clip shorter than the window takes its share of one."""
-        num_windows = len(window_frames(num_frames, window=self.window, loop=loop))
-        share = min(1.0, num_frames / self.window)
+        """Of a clip of so many frames and steps. A window of fewer frames takes its share of one."""
+        windows = window_frames(num_frames, window=self.window, loop=loop)
+        share = len(windows[0]) / self.window
         num_whole = sum(self.speed.is_whole(step, num_steps) for step in range(num_steps))
         steps_seconds = num_whole * self.whole_seconds + (num_steps - num_whole) * self.reusing_seconds
-        return num_windows * share * steps_seconds + num_frames * self.frame_seconds
+        return len(windows) * share * steps_seconds + num_frames * self.frame_seconds
 
 
 def is_large(studio: Studio, *, num_frames: int, size: tuple[int, int] | None = None) -> bool:

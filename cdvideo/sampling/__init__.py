@@ -4,7 +4,7 @@ from cdvideo.sampling.denoise import NoisePredictor, OnPrediction, OnStep, denoi
 from cdvideo.sampling.free_init import reinitialized_noise
 from cdvideo.sampling.noise import noise_generator, seeded_noise
 from cdvideo.sampling.schedules import SAMPLERS, SCHEDULES, make_scheduler
-from cdvideo.sampling.windows import WINDOW, long_noise, windowed
+from cdvideo.sampling.windows import WINDOW, long_noise, window_frames, windowed
 
 __all__ = [
     "SAMPLERS",
@@ -20,5 +20,6 @@ __all__ = [
     "noise_generator",
     "reinitialized_noise",
     "seeded_noise",
+    "window_frames",
     "windowed",
 ]

@@ -6,7 +6,7 @@ Shapes: `B` batch, `C` latent channels, `F` frames of the clip, `W` frames of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,24 +18,32 @@ OVERLAP = 4
 JOIN_FRAMES = 6
 """On either side of the place where a loop begins again: as many as make it seamless."""
 SHUFFLED = 4
-"""Noise beyond the first window is the window's own, shuffled within so many frames: FreeNoise's stride (Qiu et al. 2024, section 3.2)."""
+"""Noise beyond the first window is that window's, shuffled within so many frames: FreeNoise's stride (Qiu et al. 2024, section 3.2)."""
 
 
 def window_frames(num_frames: int, *, window: int = WINDOW, overlap: int = OVERLAP, loop: bool = False) -> list[list[int]]:
-    """The frames of each window, in order, so that every frame is in one and neighbours share at least `overlap`.
+    """The frames of each window as the motion module sees them: every frame is in one, and neighbours share at least `overlap`.
+
+    Every second window is seen from its last frame to its first. A motion module knows where in its window a frame is, and begins a motion
+    that leads somewhere at the first: seen like this, neighbours agree on where it is when one meets the other, and what has walked to the
+    right walks back. Windows of one clip are of one size, at most `window`, and evenly spread.
 
     With `loop` the last frame's neighbour is the first. A clip that fits into one window is one; such a loop has a second one, half of it
     further, in whose middle its end meets its beginning.
     """
-    if num_frames <= window and not loop:
-        return [list(range(num_frames))]
-    size, stride = min(window, num_frames), min(window, num_frames) - overlap
-    if loop:
-        count = -(-num_frames // stride) if num_frames > size else 2
-        starts = [round(index * num_frames / count) for index in range(count)]
-        return [[(start + index) % num_frames for index in range(size)] for start in starts]
-    starts = [*range(0, num_frames - size, stride), num_frames - size]
-    return [list(range(start, start + size)) for start in starts]
+    if num_frames <= window:
+        whole = list(range(num_frames))
+        half = num_frames // 2
+        return [whole, whole[half:] + whole[:half]] if loop else [whole]
+    # A loop's windows share frames all around, a clip's at one end less; and only an even number of turns leads back.
+    ends = 0 if loop else overlap
+    count = -(-(num_frames - ends) // (window - overlap))
+    count += count % 2 if loop else 0
+    size = -(-(num_frames - ends) // count) + overlap
+    steps = (count, num_frames) if loop else (count - 1, num_frames - size)
+    starts = [round(index * steps[1] / steps[0]) for index in range(count)]
+    windows = [[(start + index) % num_frames for index in range(size)] for start in starts]
+    return [frames[::-1] if number % 2 else frames for number, frames in enumerate(windows)]
 
 
 def window_weights(size: int, overlap: int = OVERLAP) -> Tensor:
@@ -91,14 +99,17 @@ def windowed(
     return predict
 
 
-def long_noise(noise: Tensor, num_frames: int, generator: torch.Generator, *, shuffled: int = SHUFFLED) -> Tensor:
-    """Noise (B, C, F, H, W) for `num_frames` from that of one window (B, C, W, H, W): its frames again and again, in shuffled order.
+def long_noise(noise: Tensor, windows: Sequence[Sequence[int]], generator: torch.Generator, *, shuffled: int = SHUFFLED) -> Tensor:
+    """Noise (B, C, F, H, W) for all frames of the windows from that of the first (B, C, W, H, W), whose frames it gives again, shuffled.
 
-    Windows that see the same noise in another order agree on what they show (FreeNoise: Qiu et al. 2024).
+    A frame gets what is near its place in its window. Windows that see the same noise in another order agree on what they show (FreeNoise:
+    Qiu et al. 2024).
     """
-    window = noise.shape[2]
-    order = list(range(min(window, num_frames)))
-    while len(order) < num_frames:
-        again = order[len(order) - window : len(order) - window + shuffled]
-        order += [again[index] for index in torch.randperm(len(again), generator=generator).tolist()]
-    return noise[:, :, order[:num_frames]]
+    order = {frame: place for place, frame in enumerate(windows[0])}
+    for frames in windows[1:]:
+        places = [
+            place for some in torch.arange(len(frames)).split(shuffled) for place in some[torch.randperm(len(some), generator=generator)]
+        ]
+        for frame, place in zip(frames, places, strict=True):
+            order.setdefault(frame, int(place))
+    return noise[:, :, [order[frame] for frame in sorted(order)]]

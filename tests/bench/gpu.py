@@ -1,8 +1,8 @@
 """How fast `cdvideo` is on a CUDA device at Stable Diffusion 1.5's size, with random weights, into out/bench/gpu.json.
 
 `--part train`: seconds of a training of 500 steps at 512x512, batch 2, with fresh and with cached views, and its peak memory.
-`--part render`: seconds of 16 frames of 512x512, 25 steps, to an MP4: exact, at `--speed fast`, and of diffusers' AnimateDiffPipeline on the
-same weights in the same precision, its frames written by the same encoder; in turns. Without `--part`, both.
+`--part render`: seconds of 16 frames of 512x512, 25 steps, to an MP4: exact, at `--speed fast`, and of diffusers' AnimateDiffPipeline on
+the same weights in the same precision, its frames written by the same encoder; in turns. Without `--part`, both.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ def test_every_frame_is_in_a_window_and_neighbours_share_some(num_frames, loop):
         pytest.skip("a loop of a few frames is refused before")
     windows = window_frames(num_frames, loop=loop)
     assert {frame for frames in windows for frame in frames} == set(range(num_frames))
-    assert all(len(frames) == min(16, num_frames) for frames in windows)
+    assert len({len(frames) for frames in windows}) == 1 and len(windows[0]) <= 16
+    windows = [frames[::-1] if num_frames > 16 and number % 2 else frames for number, frames in enumerate(windows)]
     pairs = {(a, b) for frames in windows for a, b in pairwise(frames)}
     wanted = {(frame, (frame + 1) % num_frames) for frame in range(num_frames if loop else num_frames - 1)}
     assert wanted <= pairs, "two frames that follow each other are seen together"
@@ -57,15 +58,43 @@ def test_weights_by_hand():
     assert torch.allclose(window_weights(16, 4), torch.tensor([0.2, 0.4, 0.6, 0.8, *[1.0] * 8, 0.8, 0.6, 0.4, 0.2]))
 
 
+def test_every_second_window_leads_back_by_hand():
+    """28 frames are two windows of 16; the second is seen from the last frame to the first, so that both meet at their ends."""
+    assert window_frames(28) == [list(range(16)), list(range(27, 11, -1))]
+    assert window_frames(17) == [list(range(11)), list(range(16, 5, -1))], "two windows of one size, no second one that nearly is the first"
+    assert window_frames(20, loop=True) == [list(range(14)), [3, 2, 1, 0, *range(19, 9, -1)]]
+
+
+@pytest.mark.parametrize("num_frames", [17, 25, 40, 52, 63, 100])
+def test_a_loop_turns_an_even_number_of_times(num_frames):
+    assert len(window_frames(num_frames, loop=True)) % 2 == 0
+
+
+def test_a_motion_that_leads_somewhere_leads_back_without_a_jump():
+    """Where a frame is shown, as its windows say by its place in them, blended: it moves on by less than two frames' way, there and back.
+
+    Windows that all began anew would jump by eleven.
+    """
+
+    def places(latents, timestep, states):
+        return torch.arange(latents.shape[2], dtype=torch.float32).view(1, 1, -1, 1, 1)
+
+    for num_frames, loop in ((64, False), (41, False), (64, True), (30, True)):
+        noise = windowed(places, loop=loop)(torch.zeros(1, 1, num_frames, 1, 1), torch.tensor(1), torch.zeros(1, 2, 3))
+        shown = noise.flatten()
+        steps = torch.diff(shown, append=shown[:1]) if loop else torch.diff(shown)
+        assert steps.abs().max() < 1.7 and shown.max() > 8 and (steps < 0).any()
+
+
 def test_overlaps_are_blended_by_hand():
-    """Windows of frames 0-15 and 4-19 that say 1 and 2: frame 0 is 1, frame 19 is 2, frame 4 is (1.0 * 1 + 0.2 * 2) / 1.2."""
+    """Windows of frames 0-15 and 27-12 that say 1 and 2: frame 0 is 1, frame 27 is 2, frame 12 is (0.8 * 1 + 0.2 * 2) / 1."""
     answers = iter([1.0, 2.0])
 
     def predict(latents, timestep, states):
         return torch.full_like(latents, next(answers))
 
-    noise = windowed(predict)(torch.zeros(1, 4, 20, 2, 2), torch.tensor(1), torch.zeros(1, 2, 3))
-    assert noise[0, 0, [0, 19, 4], 0, 0].tolist() == pytest.approx([1, 2, 1.4 / 1.2])
+    noise = windowed(predict)(torch.zeros(1, 4, 28, 2, 2), torch.tensor(1), torch.zeros(1, 2, 3))
+    assert noise[0, 0, [0, 27, 12], 0, 0].tolist() == pytest.approx([1, 2, 1.2])
 
 
 def test_a_clip_of_one_window_is_the_plain_one():
@@ -78,15 +107,12 @@ def test_a_clip_of_one_window_is_the_plain_one():
     assert torch.equal(denoise(windowed(predict), make_scheduler("animatediff", 4), noise, **settings), plain)
 
 
-def test_long_noise_begins_with_the_windows_own_and_repeats_it_shuffled():
+def test_long_noise_begins_with_the_windows_own_and_gives_it_again_shuffled():
     noise = seeded_noise(0, (1, 1, 16, 1, 1))
-    long = long_noise(noise, 40, torch.Generator().manual_seed(1)).flatten()
-    own = noise.flatten()
-    assert torch.equal(long[:16], own)
-    for start in range(16, 40, 4):
-        assert sorted(long[start : start + 4].tolist()) == sorted(long[start - 16 : start - 12].tolist())
-    assert not torch.equal(long[16:32], own)
-    assert torch.equal(long_noise(noise, 9, torch.Generator()).flatten(), own[:9])
-    assert torch.equal(
-        long_noise(noise, 40, torch.Generator().manual_seed(1))[:, :, :30], long_noise(noise, 30, torch.Generator().manual_seed(1))
-    )
+    windows = window_frames(40)
+    long, own = long_noise(noise, windows, torch.Generator().manual_seed(1)).flatten(), noise.flatten()
+    assert len(windows) == 3 and torch.equal(long[:16], own)
+    assert sorted(long[24:28].tolist()) == sorted(own[:4].tolist()), "the second window, whose first frame is frame 27, sees them first"
+    assert sorted(long[36:40].tolist()) == sorted(own[12:16].tolist())
+    assert not torch.equal(long[16:28], own[:12].flip(0))
+    assert torch.equal(long, long_noise(noise, windows, torch.Generator().manual_seed(1)).flatten())

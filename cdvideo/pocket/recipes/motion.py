@@ -34,7 +34,7 @@ DECAY = 0.998
 HELD_OUT = 32
 LINEAR = 1
 FRAMES_A_STEP = 8
-"""A step sees half of a clip's frames, each at its own position: twice as many clips in the same time. On a GPU every other one sees all."""
+"""A step sees half of a clip's frames, each at its own position: twice as many clips in the same time. On a GPU every other sees all."""
 STILLS_FOR_A_CLIP = 2
 STILLS_WEIGHT = 4.0
 """A still's error is about a sixteenth of a clip's divided one."""

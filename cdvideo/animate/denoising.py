@@ -17,7 +17,6 @@ from cdvideo.animate.sparing import SparingPredictor
 from cdvideo.animate.starting import Start
 from cdvideo.animate.text_states import TextKeyValues
 from cdvideo.base import Base
-from cdvideo.base.graphs import Replayed
 from cdvideo.base.quick_layers import quick_layers
 from cdvideo.sampling import (
     NoisePredictor,
@@ -43,6 +42,7 @@ def denoised(
     window: int,
     num_frames: int | None = None,
     loop: bool = False,
+    turns: bool = True,
     start: Start | None = None,
     rounds: int = 1,
     speed: Speed = EXACT,
@@ -52,27 +52,27 @@ def denoised(
     """Denoised latents (1, C, F, H, W) in fp32 of a clip of `num_frames`, or (1, C, H, W) of a still where that is None.
 
     Between the steps all is fp32, whatever the base computes in: hundreds of small steps in fewer bits add up to noise of their own.
-    `settings` are those of `sampling_settings`. Each round after the first starts from the noise that FreeInit makes of the one before.
+    `settings` are those of `sampling_settings`; `turns` is as for `window_frames`. Each round after the first starts from the noise that
+    FreeInit makes of the one before.
     """
     width, height = (side // base.latent_factor for side in settings["size"])
     shape = (1, unet.config.in_channels, *(() if num_frames is None else (num_frames,)), height, width)
     generator = noise_generator(settings["seed"])
 
     def draw() -> Tensor:
-        return initial_noise(shape, window, generator, loop=loop).to(base.device)
+        return initial_noise(shape, window, generator, loop=loop, turns=turns).to(base.device)
 
     latents = noise = first = draw()
     clean = start.latents(base).float().reshape(shape) if start else None
     first_step = start.first_step(settings["steps"]) if start else 0
     num_steps = settings["steps"] - first_step
-    predict_noise = Replayed(noise_predictor(unet), records=base.device.type == "cuda")
-    with quick_layers(unet), SparingPredictor(base, predict_noise) as plain:
+    with quick_layers(unet), SparingPredictor(base, noise_predictor(unet)) as plain:
         for number in range(rounds):
             scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
             if number:
                 noise = reinitialized_noise(scheduler, latents, first, draw())
             latents = denoise(
-                _predictor(unet, plain, num_frames, window=window, loop=loop, speed=speed, num_steps=num_steps),
+                _predictor(unet, plain, num_frames, speed=speed, num_steps=num_steps, window=window, loop=loop, turns=turns),
                 scheduler,
                 noise,
                 text=text,
@@ -89,14 +89,14 @@ def denoised(
 
 
 def _predictor(
-    unet: Any, plain: SparingPredictor, num_frames: int | None, *, window: int, loop: bool, speed: Speed, num_steps: int
+    unet: Any, plain: SparingPredictor, num_frames: int | None, *, speed: Speed, num_steps: int, **windows: Any
 ) -> NoisePredictor:
     if num_frames is None:
         return plain
     if speed.reuse_every == 1:
-        return windowed(plain, window=window, loop=loop)
-    predict = FeatureReuse(unet, plain, speed, num_steps, records=plain.base.device.type == "cuda")
-    return windowed(predict, window=window, loop=loop, begin_step=predict.begin_step)
+        return windowed(plain, **windows)
+    predict = FeatureReuse(unet, plain, speed, num_steps)
+    return windowed(predict, **windows, begin_step=predict.begin_step)
 
 
 def _in_round(on_step: OnStep | None, number: int, rounds: int) -> OnStep | None:
@@ -142,10 +142,10 @@ def mixed_text(
     return (mixed[0][None], mixed[1][None]) if changing else mixed
 
 
-def initial_noise(shape: tuple[int, ...], window: int, generator: torch.Generator, *, loop: bool = False) -> Tensor:
-    """Standard normal noise; of a long clip's frames, only the first window's are drawn."""
+def initial_noise(shape: tuple[int, ...], window: int, generator: torch.Generator, **windows: Any) -> Tensor:
+    """Standard normal noise; of a long clip's frames, only the first window's are drawn. `windows` is what else `window_frames` takes."""
     if len(shape) == 4 or shape[2] <= window:
         return torch.randn(shape, generator=generator)
-    windows = window_frames(shape[2], window=window, loop=loop)
-    first = torch.randn((*shape[:2], len(windows[0]), *shape[3:]), generator=generator)
-    return long_noise(first, windows, generator)
+    seen = window_frames(shape[2], window=window, **windows)
+    first = torch.randn((*shape[:2], len(seen[0]), *shape[3:]), generator=generator)
+    return long_noise(first, seen, generator)

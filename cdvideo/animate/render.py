@@ -140,9 +140,10 @@ class Studio:
         `prompts` by frame turn into each other as `travel` says: linear, smooth or hold; `prompt` is that of frame 0. `concept_strengths`
         are factors by frame of the concepts' strengths, linear in between: one course for all concepts, or one for each. `cameras` are
         MotionLoRAs and their strengths; they are in the motion module for this clip alone. More than 16 frames are rendered in overlapping
-        windows of 16; with `loop` the last frame leads back to the first. `init`, a picture or a clip (a file or a Clip), is what the
-        frames start from; `strength` in (0, 1] is how much of it is drawn anew. With `freeinit` above 1 the clip is rendered so many times,
-        each time from noise that the one before has steadied. `speed` is exact, fast or draft (`SPEEDS` says what each gives up).
+        windows, in every second of which a motion leads back; with several prompts, or from a clip, in each it begins anew. With `loop` the
+        last frame leads back to the first. `init`, a picture or a clip (a file or a Clip), is what the frames start from; `strength` in
+        (0, 1] is how much of it is drawn anew. With `freeinit` above 1 the clip is rendered so many times, each time from noise that the
+        one before has steadied. `speed` is exact, fast or draft (`SPEEDS` says what each gives up).
         """
         if self._motion_unet is None:
             raise ValueError("this studio has no motion module; give it one, or ask for a still")
@@ -171,6 +172,8 @@ class Studio:
                 strengths=strengths,
                 num_frames=num_frames,
                 loop=loop,
+                # What changes over time, or moves already, is meant in that order.
+                turns=len(course) == 1 and not (start and start.moves),
                 start=start,
                 rounds=freeinit,
                 speed=chosen,

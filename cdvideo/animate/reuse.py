@@ -19,7 +19,6 @@ from torch import Tensor
 
 from cdvideo.animate.sparing import SparingPredictor
 from cdvideo.base.catalog import BasePreset
-from cdvideo.base.graphs import Replayed
 from cdvideo.errors import UserError
 
 
@@ -76,13 +75,11 @@ class FeatureReuse:
     """A noise predictor for clips over a `UNetMotionModel` that computes deep features only at the steps that a speed says.
 
     Between two calls of `begin_step` it may be called for several windows; each has its own features, so memory grows with a clip's
-    length. Windows are the same at every step. With `records`, on CUDA, both kinds of passes become graphs.
+    length. Windows are the same at every step.
     """
 
-    def __init__(self, unet: Any, predict_noise: SparingPredictor, speed: Speed, num_steps: int, *, records: bool = False) -> None:
+    def __init__(self, unet: Any, predict_noise: SparingPredictor, speed: Speed, num_steps: int) -> None:
         self.unet, self.predict_noise, self.speed, self.num_steps = unet, predict_noise, speed, num_steps
-        self._whole = Replayed(functools.partial(whole_noise, unet), records=records)
-        self._shallow = Replayed(functools.partial(shallow_noise, unet), records=records)
         self._step, self._window = -1, 0
         self._features: list[Tensor] = []
         self._computed_at: list[int] = []
@@ -97,9 +94,8 @@ class FeatureReuse:
         if not self.speed.is_whole(self._step, self.num_steps):
             # Where guidance has ended, the features of the second half are the prompt's.
             features = self._drawn_on(window)[-latents.shape[0] * latents.shape[2] :]
-            noise: Tensor = self.predict_noise.within_memory(self._shallow, latents, timestep, states, features)
-            return noise
-        noise_pred, features = self.predict_noise.within_memory(self._whole, latents, timestep, states)
+            return self.predict_noise.within_memory(functools.partial(shallow_noise, self.unet), latents, timestep, states, features)
+        noise_pred, features = self._whole(latents, timestep, states)
         self._remember(window, features)
         return noise_pred
 
@@ -120,22 +116,23 @@ class FeatureReuse:
         features = self._features[window]
         return features if slope is None else features + (self._step - self._computed_at[window]) * slope
 
+    def _whole(self, latents: Tensor, timestep: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The noise by the whole UNet, and what enters its last layer from below, (B F, C', H, W)."""
+        entered: list[Tensor] = []
+        last = self.unet.up_blocks[-1].resnets[-1]
+        num_skipped = self.unet.conv_in.out_channels
 
-def whole_noise(unet: Any, latents: Tensor, timestep: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    """The noise (B, C, F, H, W) in fp32 by the whole UNet, and what enters its last layer from below, (B F, C', H, W)."""
-    entered: list[Tensor] = []
-    num_skipped = unet.conv_in.out_channels
+        def keep(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            joined = args[0] if args else kwargs["input_tensor"]
+            entered.append(joined[:, :-num_skipped])
 
-    def keep(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        joined = args[0] if args else kwargs["input_tensor"]
-        entered.append(joined[:, :-num_skipped])
-
-    handle = unet.up_blocks[-1].resnets[-1].register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        noise_pred = unet(latents.to(unet.dtype), timestep, encoder_hidden_states=states_by_row(latents, states)).sample
-    finally:
-        handle.remove()
-    return noise_pred.float(), entered[0]
+        handle = last.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            noise_pred = self.predict_noise(latents, timestep, states)
+        finally:
+            handle.remove()
+        # A pass that ran out of memory was begun again, by halves.
+        return noise_pred, torch.cat(entered)[-latents.shape[0] * latents.shape[2] :]
 
 
 def shallow_noise(unet: Any, latents: Tensor, timestep: Tensor, states: Tensor, features: Tensor) -> Tensor:

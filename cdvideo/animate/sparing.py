@@ -6,7 +6,6 @@ import gc
 import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,14 +27,10 @@ class SparingPredictor:
         self._in_turn, self._set_aside = False, False
 
     def __call__(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        noise: Tensor = self.within_memory(self.predict_noise, latents, timestep, states)
-        return noise
+        return self.within_memory(self.predict_noise, latents, timestep, states)
 
-    def within_memory(self, predict: Callable[..., Any], latents: Tensor, timestep: Tensor, *others: Tensor) -> Any:
-        """`predict(latents, timestep, *others)`, a tensor or a tuple of them, in turn where it must be.
-
-        `others`, and what is predicted, have as many rows as `latents`, or a multiple.
-        """
+    def within_memory(self, predict: Callable[..., Tensor], latents: Tensor, timestep: Tensor, *others: Tensor) -> Tensor:
+        """`predict(latents, timestep, *others)`, in turn where it must be; `others` have as many rows as `latents`, or a multiple."""
         while True:
             try:
                 return self._predicted(predict, latents, timestep, *others)
@@ -52,12 +47,11 @@ class SparingPredictor:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _predicted(self, predict: Callable[..., Any], latents: Tensor, timestep: Tensor, *others: Tensor) -> Any:
+    def _predicted(self, predict: Callable[..., Tensor], latents: Tensor, timestep: Tensor, *others: Tensor) -> Tensor:
         if not self._in_turn or len(latents) == 1:
             return predict(latents, timestep, *others)
         rows = zip(latents.split(1), *(other.chunk(len(latents)) for other in others), strict=True)
-        of_rows = [predict(row, timestep, *of_row) for row, *of_row in rows]
-        return tuple(map(torch.cat, zip(*of_rows, strict=True))) if isinstance(of_rows[0], tuple) else torch.cat(of_rows)
+        return torch.cat([predict(row, timestep, *of_row) for row, *of_row in rows])
 
     def _made_do(self, num_rows: int) -> bool:
         """Whether there was something left to spare."""

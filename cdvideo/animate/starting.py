@@ -34,11 +34,15 @@ DEFAULT_STRENGTH = 0.7
 
 @dataclass(frozen=True)
 class Start:
-    """Frames (F, H, W, 3) uint8 to start from, and how strongly they are changed: near 0 hardly, at 1 completely."""
+    """Frames (F, H, W, 3) uint8 to start from, and how strongly they are changed: near 0 hardly, at 1 completely.
+
+    `moves` says that they are a clip's, and not one picture again and again.
+    """
 
     frames: Frames
     strength: float
     source: str | None = None
+    moves: bool = False
 
     @property
     def digest(self) -> str:
@@ -97,7 +101,7 @@ def start_from(source: StartSource, strength: float | None, *, size: tuple[int, 
         used = "frame is" if wanted == 1 else f"{wanted} frames are"
         warnings.warn(f"of {name or 'the clip to start from'} the first {used} used", UserNote, stacklevel=3)
     fitted = gathered(_fitted(frame, size) for frame in frames[:wanted])
-    return Start(np.broadcast_to(fitted, (wanted, *fitted.shape[1:])), strength, name)
+    return Start(np.broadcast_to(fitted, (wanted, *fitted.shape[1:])), strength, name, moves=len(fitted) > 1)
 
 
 def read_start(path: Path, *, most: int | None = None) -> Frames:

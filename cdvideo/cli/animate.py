@@ -45,7 +45,7 @@ from cdvideo.cli.options import check_replay, choose_concepts, offline_option, s
     "file, folder or hub id; may be repeated.",
 )
 @click.option("--schedule", type=click.Choice(["animatediff", "animatediff-original"]), default="animatediff", show_default=True)
-@click.option("--frames", type=int, default=16, show_default=True, help="Number of frames; more than 16 are rendered in windows.")
+@click.option("--frames", type=int, default=16, show_default=True, help="Number of frames; beyond 16 a motion leads back and forth.")
 @click.option("--loop", is_flag=True, help="Let the last frame lead back to the first, for a seamless GIF.")
 @click.option("--fps", type=float, default=8, show_default=True, help="Frames a second.")
 @click.option(

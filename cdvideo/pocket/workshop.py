@@ -32,6 +32,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 MOTION_WEIGHTS = ROOT / "motion_modules" / "pocket"
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 NUM_STILLS, NUM_CAMERA_CLIPS, CLIP_FRAMES = 48_000, 160, 16
+MOST_PAINTERS = 16
+"""Each takes some hundred MB of a GPU, on which it encodes what it has painted."""
 NUM_CLIPS = {"cpu": 3_000, "cuda": 12_000}
 """A GPU sees so many in its minutes that it would know fewer by heart."""
 
@@ -152,7 +154,8 @@ def train_unet(workshop: Workshop, seconds: float) -> None:
 
 
 def train_motion(workshop: Workshop, seconds: float) -> None:
-    clips = workshop.latents("clips", count=NUM_CLIPS[training_device().type], seed=200, num_frames=CLIP_FRAMES)
+    count = NUM_CLIPS[training_device().type]
+    clips = workshop.latents(f"clips-{count}", count=count, seed=200, num_frames=CLIP_FRAMES)
     stills = workshop.latents("stills", count=NUM_STILLS, seed=100)
     folder = workshop.folder
     on_every_core(motion.train_worker, clips, stills, folder / "unet", folder / "motion", seconds, processes=workshop.processes)
@@ -192,8 +195,25 @@ def begin_with_shipped(workshop: Workshop) -> None:
             begin_with(workshop.folder / "cameras" / move, camera.as_trained(load_file(MOTION_WEIGHTS / "loras" / f"{move}.safetensors")))
 
 
-def export(workshop: Workshop) -> None:
+def export_moving(workshop: Workshop, share: float = 1.0) -> None:
+    """Writes the UNet and the motion module, in fp16, where the package finds them.
+
+    With a `share` below 1 only so far from the weights that ship to those that are finished here, in a straight line (Wortsman et al.
+    2022): long training on clips makes the motion module sure of itself, also where a concept's keys and values ask for no motion.
+    """
+    base, adapter = workshop.moving()
+    for part, folder in ((base, WEIGHTS / "unet"), (adapter, MOTION_WEIGHTS)):
+        finished = part.state_dict()
+        if share < 1:
+            shipped = load_file(folder / DIFFUSERS_FILE)
+            part.load_state_dict({name: torch.lerp(value.float(), finished[name], share) for name, value in shipped.items()}, strict=False)
+        part.half().save_pretrained(folder)
+
+
+def export(workshop: Workshop, share: float = 1.0) -> None:
     """Writes the finished parts, in fp16, where the package finds them, and the personal subjects' pictures into `samples/`.
+
+    `share` is as for `export_moving`.
 
     The judge and the camera moves are written where they were trained here; those that ship stay otherwise.
     """
@@ -204,13 +224,8 @@ def export(workshop: Workshop) -> None:
     lesson = workshop.clip()
     if (folder / "judge" / CHECKPOINT).exists():
         judge.save(judge.finished(folder / "judge"), WEIGHTS / "judge")
-    base, adapter = workshop.moving()
-    parts = {
-        "vae": workshop.autoencoder(),
-        "text_encoder": lesson.model.text_model,
-        "clip": lesson.model,
-        "unet": base,
-    }
+    export_moving(workshop, share)
+    parts = {"vae": workshop.autoencoder(), "text_encoder": lesson.model.text_model, "clip": lesson.model}
     for name, part in parts.items():
         shutil.rmtree(WEIGHTS / name, ignore_errors=True)
         part.half().save_pretrained(WEIGHTS / name)
@@ -220,7 +235,6 @@ def export(workshop: Workshop) -> None:
         path = WEIGHTS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n")
-    adapter.half().save_pretrained(MOTION_WEIGHTS)
     for move in CAMERAS if all((folder / "cameras" / move / CHECKPOINT).exists() for move in CAMERAS) else ():
         save_motion_lora(MOTION_WEIGHTS / "loras" / f"{move}.safetensors", camera.finished(folder / "cameras" / move))
 

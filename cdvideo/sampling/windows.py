@@ -21,12 +21,17 @@ SHUFFLED = 4
 """Noise beyond the first window is that window's, shuffled within so many frames: FreeNoise's stride (Qiu et al. 2024, section 3.2)."""
 
 
-def window_frames(num_frames: int, *, window: int = WINDOW, overlap: int = OVERLAP, loop: bool = False) -> list[list[int]]:
-    """The frames of each window as the motion module sees them: every frame is in one, and neighbours share at least `overlap`.
+def overlap_of(window: int) -> int:
+    """How many frames neighbouring windows of at most `window` frames share, or one more."""
+    return min(OVERLAP, window // 4)
 
-    Every second window is seen from its last frame to its first. A motion module knows where in its window a frame is, and begins a motion
-    that leads somewhere at the first: seen like this, neighbours agree on where it is when one meets the other, and what has walked to the
-    right walks back. Windows of one clip are of one size, at most `window`, and evenly spread.
+
+def window_frames(num_frames: int, *, window: int = WINDOW, loop: bool = False, turns: bool = True) -> list[list[int]]:
+    """The frames of each window as the motion module sees them: every frame is in one, and neighbours share some.
+
+    Where it `turns`, every second window is seen from its last frame to its first. A motion module knows where in its window a frame is,
+    and begins a motion that leads somewhere at the first: seen like this, neighbours agree on where it is when one meets the other, and
+    what has walked to the right walks back. Windows of one clip are of one size, at most `window`, and evenly spread.
 
     With `loop` the last frame's neighbour is the first. A clip that fits into one window is one; such a loop has a second one, half of it
     further, in whose middle its end meets its beginning.
@@ -35,6 +40,7 @@ def window_frames(num_frames: int, *, window: int = WINDOW, overlap: int = OVERL
         whole = list(range(num_frames))
         half = num_frames // 2
         return [whole, whole[half:] + whole[:half]] if loop else [whole]
+    overlap = overlap_of(window)
     # A loop's windows share frames all around, a clip's at one end less; and only an even number of turns leads back.
     ends = 0 if loop else overlap
     count = -(-(num_frames - ends) // (window - overlap))
@@ -43,7 +49,7 @@ def window_frames(num_frames: int, *, window: int = WINDOW, overlap: int = OVERL
     steps = (count, num_frames) if loop else (count - 1, num_frames - size)
     starts = [round(index * steps[1] / steps[0]) for index in range(count)]
     windows = [[(start + index) % num_frames for index in range(size)] for start in starts]
-    return [frames[::-1] if number % 2 else frames for number, frames in enumerate(windows)]
+    return [frames[::-1] if turns and number % 2 else frames for number, frames in enumerate(windows)]
 
 
 def window_weights(size: int, overlap: int = OVERLAP) -> Tensor:
@@ -65,20 +71,20 @@ def windowed(
     predict_noise: NoisePredictor,
     *,
     window: int = WINDOW,
-    overlap: int = OVERLAP,
     loop: bool = False,
+    turns: bool = True,
     begin_step: Callable[[], None] | None = None,
 ) -> NoisePredictor:
     """`predict_noise` for clips (B, C, F, H, W) of any length: of each window on its own, blended where windows overlap.
 
     Text states are (B, L, D), or (B, F, L, D) where frames have their own, and then each window gets its frames'. Windows are the same at
-    every step: a motion that begins anew where each window does would be drawn at many phases at once. `begin_step` is called before those
-    of each step.
+    every step: a motion's phase goes by a frame's place in its window, and moving ones would draw it at many phases at once. `begin_step`
+    is called before those of each step.
     """
 
     def predict(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
         num_frames = latents.shape[2]
-        windows = window_frames(num_frames, window=window, overlap=overlap, loop=loop)
+        windows = window_frames(num_frames, window=window, loop=loop, turns=turns)
         if begin_step:
             begin_step()
         if len(windows) == 1:
@@ -87,7 +93,7 @@ def windowed(
             join = join_weights(num_frames)
             shares = [1 - join, join[windows[1]]]
         else:
-            shares = [window_weights(len(frames), overlap) for frames in windows]
+            shares = [window_weights(len(frames), overlap_of(window)) for frames in windows]
         total, weight = torch.zeros_like(latents, dtype=torch.float32), torch.zeros(num_frames, device=latents.device)
         for frames, share in zip(windows, shares, strict=True):
             weights = share.to(latents.device)

@@ -117,7 +117,7 @@ class Batch:
         else:
             assert self.mean is not None and self.std is not None
             mean, std = self.mean.to(base.device, non_blocking=True), self.std.to(base.device, non_blocking=True)
-        return mean + std * self.posterior_noise.to(mean, non_blocking=True)
+        return mean + std * self.posterior_noise.to(mean.device, non_blocking=True).to(mean.dtype)
 
     def pinned(self) -> Batch:
         """The same in memory that a GPU reads without being waited for."""

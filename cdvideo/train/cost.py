@@ -136,7 +136,9 @@ def estimated_cost(preset: BasePreset, recipe: Recipe, *, device: torch.device, 
         step_seconds, activations = step_seconds * 4 / 3, activations * CHECKPOINTED_SHARE
     trained = {"dreambooth": SD15_UNET_PARAMETERS, "textual-inversion": 0, "svdiff": 0}.get(recipe.method, SD15_KEY_VALUE_PARAMETERS)
     # What trains is kept in fp32 four times over: itself, its gradient and AdamW's two moments, which take a byte each in 8 bits.
-    memory = SD15_PARAMETERS * width + (10 if recipe.optimizer == "adamw8bit" else 16) * trained + activations
+    # A recorded pass has gradients of its own.
+    kept = (10 if recipe.optimizer == "adamw8bit" else 16) + (4 if device.type == "cuda" and not recipe.gradient_checkpointing else 0)
+    memory = SD15_PARAMETERS * width + kept * trained + activations
     memory += 4 * SD15_SINGULAR_VECTOR_NUMBERS if recipe.method == "svdiff" else 0
     memory += _LIBRARIES_BYTES if device.type == "cpu" else 0
     return Cost(

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,14 @@ from cdvideo.train.batches import Batch, Batches, CachedViews, FreshViews, made_
 from cdvideo.train.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from cdvideo.train.methods import find_method
 from cdvideo.train.optimisers import make_optimizer
-from cdvideo.train.passes import Pass, batch_losses, pass_inputs, record, records
+from cdvideo.train.passes import Pass, batch_losses, pass_inputs, recorded, records
 from cdvideo.train.photos import Photo
 from cdvideo.train.preservation import Preservation, class_distances
 from cdvideo.train.processes import Processes
 from cdvideo.train.subject import Subject, class_examples, subject_examples
 
 GPU_REPORT_EVERY = 10
-"""Losses on a GPU are read, and looked at for values that are not numbers, this often: reading one waits for the GPU."""
+"""Losses on a GPU are read, and looked at for values that are not numbers, at least this often: reading one waits for the GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,20 +194,20 @@ def train(
             batch = batches.draw(step, range(start, start + batch_size))
             return batch.pinned() if base.device.type == "cuda" else batch
 
-        report_every = 1 if base.device.type == "cpu" else GPU_REPORT_EVERY
+        report_every = 1 if base.device.type == "cpu" else min(GPU_REPORT_EVERY, -(-steps // 50))
         unread: list[tuple[int, Tensor, list[str]]] = []
         step, checkpointed = first, bool(state)
-        forward, recorded = Pass(base, preservation, batches.num_prior(batch_size)), False
-        if records(base, gradient_checkpointing) and first < steps:
-            # Before batches are made ahead: while CUDA records, no other thread may call upon it.
-            recorded = record(forward, pass_inputs(base, draw(first * accumulate), scheduler))
-        coming = made_ahead(draw, range(first * accumulate, steps * accumulate))
+        forward, are_recorded, until_end = Pass(base, preservation, batches.num_prior(batch_size)), False, ExitStack()
         try:
-            if recorded:
+            if records(base, gradient_checkpointing) and first < steps:
+                # Before batches are made ahead, which is done in another thread.
+                are_recorded = until_end.enter_context(recorded(forward, pass_inputs(base, draw(first * accumulate), scheduler)))
+            coming = until_end.enter_context(closing(made_ahead(draw, range(first * accumulate, steps * accumulate))))
+            if are_recorded:
                 for value in tuning.parameters:
                     value.grad = torch.zeros_like(value)
             for step in range(first, steps):
-                stepper.zero_grad(set_to_none=not recorded)
+                stepper.zero_grad(set_to_none=not are_recorded)
                 parts, names = [], []
                 for _ in range(accumulate):
                     batch = next(coming)
@@ -238,8 +238,14 @@ def train(
                 raise Interrupted(f"at step {step + 1}, before the first checkpoint", remedy="start again") from None
             kept = f"the last checkpoint is kept: {checkpoint_path(out)}"
             raise Interrupted(f"at step {step + 1}", cause=kept, remedy="go on with --resume") from None
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"there is not enough memory on {base.device} for this training",
+                cause=str(error).split(". ")[0],
+                remedy="use --gradient-checkpointing, a smaller --batch-size or --dtype bf16; --samples-every needs some, too",
+            ) from None
         finally:
-            coming.close()
+            until_end.close()
         if keep_best and processes.is_first and best.trained is None:
             raise ValueError("the best is kept by the scores that on_milestone returns, and none was a number")
         made = concept(best.step, best.trained) if keep_best and processes.is_first else concept(steps)

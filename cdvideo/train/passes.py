@@ -5,8 +5,10 @@ Shapes: `B` samples, `C` latent channels, `h w` latent height and width, `L` tex
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,18 +89,44 @@ def records(base: Base, gradient_checkpointing: bool) -> bool:
     return base.device.type == "cuda" and not gradient_checkpointing
 
 
-def record(forward: nn.Module, inputs: Sequence[Tensor]) -> bool:
-    """Has a `Pass` replayed as CUDA graphs, forwards and backwards, from now on, for inputs like these; says whether it could be.
+@contextmanager
+def recorded(forward: nn.Module, inputs: Sequence[Tensor]) -> Iterator[bool]:
+    """Within it, a `Pass` is replayed as CUDA graphs, forwards and backwards, for inputs like these; gives whether it can be.
 
     A small batch's thousands of kernels take longer to begin one by one than to compute. A graph begins them all at once; they are the
     same kernels. Its gradients lie where the next replay writes them anew, so those of the parameters have to be there, to be added to.
+    While CUDA records, no other thread may call upon it.
     """
+    device, usual_stream = inputs[0].device, _current_stream(inputs[0].device)
     try:
-        torch.cuda.make_graphed_callables(forward, tuple(value.clone() for value in inputs), allow_unused_input=True)
+        # Graphs record what the current device does, and launches of another one are lost to them.
+        with _on(device):
+            torch.cuda.make_graphed_callables(forward, tuple(value.clone() for value in inputs), allow_unused_input=True)
     except RuntimeError as error:
-        cause = str(error).splitlines()[0]
+        if usual_stream is not None:
+            torch.cuda.set_stream(usual_stream)
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
         warnings.warn(
             f"the training's passes cannot be recorded as CUDA graphs, so that steps take longer: {cause}", UserNote, stacklevel=2
         )
-        return False
-    return True
+        _forget(forward)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        _forget(forward)
+
+
+def _forget(forward: nn.Module) -> None:
+    """Lets a graph and its memory go: the module's replaced method holds them, and itself."""
+    forward.__dict__.pop("forward", None)
+    gc.collect()
+
+
+def _current_stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.current_stream(device) if device.type == "cuda" else None
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -60,9 +60,10 @@ def test_each_window_gets_its_own_frames_prompts(pocket, pocket_motion, monkeypa
         )
         studio.clip("a bear", prompts={18: "a fox"}, travel="hold", num_frames=20, num_inference_steps=1, guidance_scale=5, size=(64, 64))
     negative, first, second = torch.eye(3)
-    assert len(seen) == 2 and all(rows.shape == (32, 1, 3) for rows in seen)
-    assert (seen[0][:16, 0] == negative).all() and (seen[0][16:, 0] == first).all()
-    assert (seen[1][16:30, 0] == first).all() and (seen[1][30:, 0] == second).all()
+    assert len(seen) == 2 and all(rows.shape == (24, 1, 3) for rows in seen)
+    assert (seen[0][:12, 0] == negative).all() and (seen[0][12:, 0] == first).all()
+    # The second window sees frames 8 to 19, the last two of which are the fox's: what changes over time is not seen backwards.
+    assert (seen[1][12:22, 0] == first).all() and (seen[1][22:, 0] == second).all()
 
 
 @pytest.mark.parametrize("joining", ["whole", "local"])

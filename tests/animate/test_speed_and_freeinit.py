@@ -6,7 +6,9 @@ import torch
 
 from cdvideo import base, motion
 from cdvideo.animate import Studio
-from cdvideo.animate.reuse import SPEEDS, FeatureReuse, Speed, shallow_noise, whole_noise
+from cdvideo.animate.denoising import noise_predictor
+from cdvideo.animate.reuse import SPEEDS, FeatureReuse, Speed, shallow_noise
+from cdvideo.animate.sparing import SparingPredictor
 from cdvideo.errors import UserError
 from cdvideo.sampling import make_scheduler, seeded_noise
 from cdvideo.video import Clip
@@ -41,7 +43,9 @@ def test_features_of_now_are_the_whole_unet(pocket, pocket_motion):
     states = pocket.text_states(["a bear", "a fox"]).detach()
     with torch.no_grad(), Studio(pocket, [], pocket_motion) as studio:
         unet = studio._motion_unet
-        whole, features = whole_noise(unet, latents, timestep, states)
+        whole, features = FeatureReuse(unet, SparingPredictor(pocket, noise_predictor(unet)), SPEEDS["fast"], 5)._whole(
+            latents, timestep, states
+        )
         both = shallow_noise(unet, latents, timestep, states, features)
         half = shallow_noise(unet, latents[1:], timestep, states[1:], features[len(features) // 2 :])
     assert torch.allclose(both, whole, atol=1e-5) and torch.allclose(half, whole[1:], atol=1e-5)

@@ -8,6 +8,7 @@ the same weights in the same precision, its frames written by the same encoder; 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import tempfile
 import time
@@ -42,13 +43,14 @@ GOALS = {
 
 def measured(what: Callable[[], Any]) -> tuple[float, float]:
     """Seconds that it took, and the most memory that the device held, in GiB."""
+    gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     what()
     torch.cuda.synchronize()
-    return time.perf_counter() - started, torch.cuda.max_memory_allocated() / GIB
+    return time.perf_counter() - started, torch.cuda.max_memory_reserved() / GIB
 
 
 def measure_training(loaded: Base, num_steps: int) -> dict[str, Any]:

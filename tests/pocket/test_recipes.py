@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 from PIL import Image
+from safetensors.torch import load_file
 
 from cdvideo.pocket.recipes import autoencoder, clip
 from cdvideo.pocket.recipes.diffusion import Noising, cumulative_alphas, where_motion_is, where_shapes_are
@@ -176,13 +177,15 @@ def test_two_processes_train_the_unet_and_go_on(tmp_path):
 def test_muon_steps_as_torchs_does_also_in_fp32(monkeypatch, able):
     monkeypatch.setattr("cdvideo.pocket.recipes.device.cpu_computes_in_bf16", lambda: able)
     generator = torch.Generator().manual_seed(0)
-    starts = [torch.randn(shape, generator=generator) for shape in ((64, 40), (40, 64), (33, 33))]
+    starts = [
+        scale * torch.randn(shape, generator=generator) for scale, shape in ((1, (64, 40)), (1, (40, 64)), (1, (33, 33)), (5, (64, 40)))
+    ]
     ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
     settings = {"weight_decay": 0.01, "adjust_lr_fn": "match_rms_adamw"}
     steppers = (Muon(ours, weight_decay=0.01), torch.optim.Muon(theirs, lr=1e-3, **settings))
     for _ in range(4):
         for own, other in zip(ours, theirs, strict=True):
-            own.grad = torch.randn(own.shape, generator=generator)
+            own.grad = own.detach().abs().mean() * torch.randn(own.shape, generator=generator)
             other.grad = own.grad.clone()
         for stepper in steppers:
             stepper.step()
@@ -292,3 +295,24 @@ def test_curves_and_grids_are_drawn(tmp_path):
     sheet = grid(pictures, 2, ["one", "two", "three"])
     assert sheet.width == 80 and sheet.getpixel((20, 20)) == (10, 0, 0) and sheet.getpixel((60, 20)) == (20, 0, 0)
     assert sheet.getpixel((20, sheet.height // 2 + 20)) == (30, 0, 0)
+
+
+def test_only_a_share_of_the_way_is_exported(tmp_path, monkeypatch):
+    """A quarter of the way from weights of 1 to weights of 3 is 1.5, in the UNet and in the motion module."""
+    from cdvideo.pocket import workshop
+    from cdvideo.pocket.recipes import motion, unet
+
+    monkeypatch.setattr(workshop, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setattr(workshop, "MOTION_WEIGHTS", tmp_path / "motion")
+    for value, share in ((1.0, 1.0), (3.0, 0.25)):
+        base = unet.build()
+        parts = base, motion.build(base)
+        with torch.no_grad():
+            for part in parts:
+                for parameter in part.parameters():
+                    parameter.fill_(value)
+        monkeypatch.setattr(workshop.Workshop, "moving", lambda self, parts=parts: parts)
+        workshop.export_moving(workshop.Workshop(tmp_path, 1, 1), share)
+    for folder in (tmp_path / "weights" / "unet", tmp_path / "motion"):
+        written = load_file(folder / workshop.DIFFUSERS_FILE)
+        assert written and all((value == 1.5).all() for name, value in written.items() if not name.endswith("pos_embed.pe"))

@@ -21,8 +21,8 @@ def test_every_frame_is_in_a_window_and_neighbours_share_some(num_frames, loop):
     pairs = {(a, b) for frames in windows for a, b in pairwise(frames)}
     wanted = {(frame, (frame + 1) % num_frames) for frame in range(num_frames if loop else num_frames - 1)}
     assert wanted <= pairs, "two frames that follow each other are seen together"
-    if not loop:
-        assert all(len(set(a) & set(b)) >= 4 for a, b in pairwise(windows))
+    neighbours = [*pairwise(windows), (windows[-1], windows[0])] if loop and num_frames > 16 else pairwise(windows)
+    assert all(len(set(a) & set(b)) >= 4 for a, b in neighbours)
 
 
 def test_a_short_loop_has_a_second_window_around_its_join():
@@ -63,6 +63,17 @@ def test_every_second_window_leads_back_by_hand():
     assert window_frames(28) == [list(range(16)), list(range(27, 11, -1))]
     assert window_frames(17) == [list(range(11)), list(range(16, 5, -1))], "two windows of one size, no second one that nearly is the first"
     assert window_frames(20, loop=True) == [list(range(14)), [3, 2, 1, 0, *range(19, 9, -1)]]
+
+
+def test_what_is_meant_in_its_order_is_seen_in_it():
+    assert window_frames(28, turns=False) == [list(range(16)), list(range(12, 28))]
+
+
+@pytest.mark.parametrize("window", [2, 4, 7, 8, 24])
+@pytest.mark.parametrize("loop", [False, True])
+def test_modules_that_see_other_numbers_of_frames_have_their_own_windows(window, loop):
+    windows = window_frames(50, window=window, loop=loop)
+    assert {frame for frames in windows for frame in frames} == set(range(50)) and max(map(len, windows)) <= window
 
 
 @pytest.mark.parametrize("num_frames", [17, 25, 40, 52, 63, 100])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cdvideo.errors import UserNote
+from cdvideo.errors import UserError, UserNote
 from cdvideo.train import loop
-from cdvideo.train.passes import Pass, record
+from cdvideo.train.passes import Pass, recorded
 from tests.train.trainings import relative_difference, run
 
 
@@ -50,13 +50,13 @@ def replays(monkeypatch):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_recorded_training_learns_the_same(small, pictures, tmp_path, replays, accumulate):
-    recorded = run(small, pictures, tmp_path / "a.safetensors", steps=3, accumulate=accumulate)
+    replayed = run(small, pictures, tmp_path / "a.safetensors", steps=3, accumulate=accumulate)
     assert len(replays) == 3 * accumulate
     replays.clear()
     usual = run(small, pictures, tmp_path / "b.safetensors", steps=3, accumulate=accumulate, gradient_checkpointing=True)
     assert not replays
-    assert torch.allclose(recorded.losses(), usual.losses(), rtol=1e-6, atol=0)
-    assert relative_difference(recorded.tensors(), usual.tensors()) < 1e-5
+    assert torch.allclose(replayed.losses(), usual.losses(), rtol=1e-6, atol=0)
+    assert relative_difference(replayed.tensors(), usual.tensors()) < 1e-5
 
 
 def test_a_device_that_cannot_record_says_so(small, monkeypatch):
@@ -64,5 +64,25 @@ def test_a_device_that_cannot_record_says_so(small, monkeypatch):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", failing)
-    with pytest.warns(UserNote, match="cannot be recorded.*not permitted when stream is capturing$"):
-        assert not record(Pass(small, None, 0), [torch.zeros(1)])
+    with (
+        pytest.warns(UserNote, match="cannot be recorded.*not permitted when stream is capturing$"),
+        recorded(Pass(small, None, 0), [torch.zeros(1)]) as can_be,
+    ):
+        assert not can_be
+
+
+def test_a_recording_is_let_go_at_the_end(small, replays):
+    forward = Pass(small, None, 0)
+    with recorded(forward, [torch.zeros(1)]) as can_be:
+        assert can_be and "forward" in vars(forward)
+    assert "forward" not in vars(forward)
+
+
+def test_memory_that_runs_out_is_one_message(small, pictures, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(loop, "batch_losses", full)
+    with pytest.raises(UserError, match="not enough memory on cpu") as caught:
+        run(small, pictures, tmp_path / "a.safetensors")
+    assert "CUDA out of memory" in caught.value.cause and "--gradient-checkpointing" in caught.value.remedy

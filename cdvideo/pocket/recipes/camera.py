@@ -73,7 +73,7 @@ def train_worker(rank: int, processes: int, data: Path, unet_folder: Path, motio
 
     positions = motion.Positions(model)
 
-    def error(picked: Tensor, generator: torch.Generator) -> Tensor:
+    def error(picked: Tensor, generator: torch.Generator, step: int) -> Tensor:
         frames = positions.chosen(latents.num_frames, generator)
         return motion.noise_error(model, latents, picked, noising, generator, frames)
 

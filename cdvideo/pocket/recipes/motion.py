@@ -112,8 +112,8 @@ def train_worker(rank: int, processes: int, clips: Path, stills: Path, unet_fold
         unet.plain_attention_on_cpu(part, device)
     positions = Positions(model)
 
-    def error(picked: Tensor, generator: torch.Generator) -> Tensor:
-        sees_all = device.type != "cpu" and generator.initial_seed() % 2
+    def error(picked: Tensor, generator: torch.Generator, step: int) -> Tensor:
+        sees_all = device.type != "cpu" and step % 2
         frames = positions.chosen(moving.num_frames, generator, moving.num_frames if sees_all else FRAMES_A_STEP)
         of_clips = noise_error(model, moving, picked, clip_noise, generator, frames)
         others = torch.randint(unet.HELD_OUT, len(still), (STILLS_FOR_A_CLIP * len(picked),), generator=generator, device=device)

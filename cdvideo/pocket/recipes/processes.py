@@ -51,8 +51,8 @@ class Shared:
     save_every_seconds: float = 240.0
     device: torch.device = field(default_factory=training_device)
 
-    def train(self, model: nn.Module, error: Callable[[Tensor, torch.Generator], Tensor], items: int, held_out: int) -> None:
-        """Trains what in `model` requires gradients, for `seconds` in all, on `error(picked items, generator)`.
+    def train(self, model: nn.Module, error: Callable[[Tensor, torch.Generator, int], Tensor], items: int, held_out: int) -> None:
+        """Trains what in `model` requires gradients, for `seconds` in all, on `error(picked items, generator, step)`; validates at step 0.
 
         Items are numbers below `items`; the first `held_out` are for validation. Every process draws its share of the batch and they
         average their gradients; rank 0 validates with the averaged weights, logs and saves. A checkpoint in `folder` is gone on from.
@@ -68,7 +68,7 @@ class Shared:
         while (elapsed := self._agreed(run.elapsed)) < self.seconds:
             generator = torch.Generator(self.device).manual_seed(1_000_003 * run.step + self.rank)
             picked = torch.randint(held_out, items, (share,), generator=generator, device=self.device)
-            loss = error(picked, generator)
+            loss = error(picked, generator, run.step)
             model.zero_grad()
             loss.backward()
             if self.processes > 1:
@@ -91,9 +91,9 @@ class Shared:
         self._save(run, trained, optimisers, average)
 
     @torch.no_grad()
-    def _validation(self, error: Callable[[Tensor, torch.Generator], Tensor], held_out: int, share: int) -> float:
+    def _validation(self, error: Callable[[Tensor, torch.Generator, int], Tensor], held_out: int, share: int) -> float:
         generator = torch.Generator(self.device).manual_seed(99)
-        return float(torch.stack([error(part, generator) for part in torch.arange(held_out, device=self.device).split(share)]).mean())
+        return float(torch.stack([error(part, generator, 0) for part in torch.arange(held_out, device=self.device).split(share)]).mean())
 
     def _agreed(self, value: float) -> float:
         """Rank 0's value, so that every process stops at the same step."""

@@ -65,7 +65,7 @@ def train_worker(rank: int, processes: int, data: Path, folder: Path, seconds: f
     model = build(latents.text.shape[-1])
     plain_attention_on_cpu(model, shared.device)
 
-    def error(picked: Tensor, generator: torch.Generator) -> Tensor:
+    def error(picked: Tensor, generator: torch.Generator, step: int) -> Tensor:
         return noise_error(model, latents, picked, noising, generator)
 
     shared.train(model, error, len(latents), HELD_OUT)

@@ -64,5 +64,5 @@ def test_the_text_encoder_keeps_a_class_together(pocket, near, far):
 )
 def test_subjects_walk_where_the_prompt_says(pocket, pocket_motion, prompt, motion):
     with Studio(pocket, [], pocket_motion) as studio:
-        clip = studio.clip(prompt, num_inference_steps=10, seed=1)
+        clip = studio.clip(prompt, num_inference_steps=25, seed=1)
     assert Judge.load().motion(clip.frames) == motion

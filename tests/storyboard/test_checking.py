@@ -48,10 +48,10 @@ def test_the_shipped_storyboards_are_right(path):
 def test_the_bears_journey_is_told_in_the_words_that_it_was_tuned_with():
     shots = check(resource("configs", "storyboards", "bear.yaml")).plan.shots
     assert [(shot.prompt, shot.seed) for shot in shots] == [
-        ("a V* bear reading a book on the grass", 17),
-        ("a V* bear using a laptop to write a book at night", 28),
-        ("a V* bear wearing sunglasses on the beach", 34),
-        ("a V* bear with a golden trophy on stage under moving lights", 63),
+        ("a V* bear reading a book on the grass", 13),
+        ("a V* bear using a laptop to write a book at night", 6),
+        ("a V* bear wearing sunglasses on the beach", 3),
+        ("a V* bear with a golden trophy on stage under moving lights", 2),
     ]
 
 

@@ -199,7 +199,7 @@ def train(
         step, checkpointed = first, bool(state)
         forward, are_recorded, until_end = Pass(base, preservation, batches.num_prior(batch_size)), False, ExitStack()
         try:
-            if records(base, gradient_checkpointing) and first < steps:
+            if records(base.device, gradient_checkpointing) and first < steps:
                 # Before batches are made ahead, which is done in another thread.
                 are_recorded = until_end.enter_context(recorded(forward, pass_inputs(base, draw(first * accumulate), scheduler)))
             coming = until_end.enter_context(closing(made_ahead(draw, range(first * accumulate, steps * accumulate))))

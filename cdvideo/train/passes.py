@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +84,9 @@ def batch_losses(base: Base, batch: Batch, forward: nn.Module, scheduler: Any) -
     return Losses(*forward(*pass_inputs(base, batch, scheduler)))
 
 
-def records(base: Base, gradient_checkpointing: bool) -> bool:
+def records(device: torch.device, gradient_checkpointing: bool) -> bool:
     """Whether passes are to be recorded: on CUDA, but where layers are computed twice, which a graph cannot hold."""
-    return base.device.type == "cuda" and not gradient_checkpointing
+    return device.type == "cuda" and not gradient_checkpointing
 
 
 @contextmanager
@@ -97,14 +97,14 @@ def recorded(forward: nn.Module, inputs: Sequence[Tensor]) -> Iterator[bool]:
     same kernels. Its gradients lie where the next replay writes them anew, so those of the parameters have to be there, to be added to.
     While CUDA records, no other thread may call upon it.
     """
-    device, usual_stream = inputs[0].device, _current_stream(inputs[0].device)
+    device = inputs[0].device
+    # Graphs record what the current device does, and launches of another one are lost to them; this makes the inputs' the current one.
+    # A recording that fails may leave its own stream current.
+    stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
     try:
-        # Graphs record what the current device does, and launches of another one are lost to them.
-        with _on(device):
+        with torch.cuda.stream(stream):
             torch.cuda.make_graphed_callables(forward, tuple(value.clone() for value in inputs), allow_unused_input=True)
     except RuntimeError as error:
-        if usual_stream is not None:
-            torch.cuda.set_stream(usual_stream)
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         warnings.warn(
             f"the training's passes cannot be recorded as CUDA graphs, so that steps take longer: {cause}", UserNote, stacklevel=2
@@ -122,11 +122,3 @@ def _forget(forward: nn.Module) -> None:
     """Lets a graph and its memory go: the module's replaced method holds them, and itself."""
     forward.__dict__.pop("forward", None)
     gc.collect()
-
-
-def _current_stream(device: torch.device) -> torch.cuda.Stream | None:
-    return torch.cuda.current_stream(device) if device.type == "cuda" else None
-
-
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

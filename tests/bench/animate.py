@@ -222,17 +222,17 @@ def measure_files(rounds: int) -> dict[str, Any]:
 
 def measure_assemble(rounds: int) -> dict[str, Any]:
     import torch
-    from diffusers import MotionAdapter, UNet2DConditionModel
+    from diffusers import UNet2DConditionModel
 
     from cdvideo.base.single_file import SD15_FOLDER
     from cdvideo.base.weights import read_json
     from cdvideo.motion import MotionModule, attach
     from tests.base.test_sd15_full_size import filled
+    from tests.bench.sd15_training import random_motion
 
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(read_json(SD15_FOLDER / "unet" / "config.json"))
-        adapter = MotionAdapter(use_motion_mid_block=True, motion_max_seq_length=32)
-    whole, module = filled(unet, 1).eval(), MotionModule.from_adapter(filled(adapter, 2), source="random weights")
+    whole, module = filled(unet, 1).eval(), MotionModule.from_adapter(random_motion(), source="random weights")
     seconds = []
     for _ in range(rounds + 1):
         used = time.process_time()

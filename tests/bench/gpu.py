@@ -14,16 +14,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import AnimateDiffPipeline, MotionAdapter
+from diffusers import AnimateDiffPipeline
 
 from cdvideo import base
 from cdvideo.base import Base
 from tests.bench.record import Record, conditions, table
-from tests.bench.sd15_training import GIB, write
+from tests.bench.sd15_training import GIB, learn_bear, random_motion, write
 
 PROMPT = "a bear walking to the right on the beach"
 FRAMES, STEPS, GUIDANCE, SIDE = 16, 25, 7.5, 512
@@ -41,8 +41,15 @@ GOALS = {
 }
 
 
-def measured(what: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds that it took, and the most memory that the device held, in GiB."""
+class Measured(NamedTuple):
+    """Seconds that something took, and the most memory of the device, in GiB: all that was held, and what live tensors took of it."""
+
+    seconds: float
+    held: float
+    tensors: float
+
+
+def measured(what: Callable[[], Any]) -> Measured:
     gc.collect()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -50,61 +57,36 @@ def measured(what: Callable[[], Any]) -> tuple[float, float]:
     started = time.perf_counter()
     what()
     torch.cuda.synchronize()
-    return time.perf_counter() - started, torch.cuda.max_memory_reserved() / GIB
+    seconds = time.perf_counter() - started
+    return Measured(seconds, torch.cuda.max_memory_reserved() / GIB, torch.cuda.max_memory_allocated() / GIB)
 
 
 def measure_training(loaded: Base, num_steps: int) -> dict[str, Any]:
-    from cdvideo import train
-    from cdvideo.resources import resource
-
-    subject = train.Subject(token="V*", class_word="bear", initializer=str(loaded.preset.initializer(0)))
-    photos = {"V*": [train.load_photo(path) for path in train.find_photos(resource("samples", "bear"))]}
     losses: list[float] = []
 
     def run(cached_views: int, steps: int, **settings: Any) -> None:
         losses.clear()
-        with tempfile.TemporaryDirectory() as scratch:
-            train.train(
-                loaded,
-                photos,
-                [subject],
-                out=Path(scratch) / "bear.safetensors",
-                steps=steps,
-                batch_size=2,
-                learning_rate=loaded.preset.learning_rate,
-                cached_views=cached_views,
-                checkpoint_every=steps,
-                on_step=lambda progress: losses.append(progress.noise_loss),
-                **settings,
-            )
+        settings |= {"cached_views": cached_views, "checkpoint_every": steps}
+        learn_bear(loaded, steps, on_step=lambda progress: losses.append(progress.noise_loss), **settings)
 
     run(0, 5)
     few = 20
     run(0, few)
     recorded = list(losses)
-    unrecorded_s, _ = measured(lambda: run(0, few, gradient_checkpointing=True))
+    unrecorded = measured(lambda: run(0, few, gradient_checkpointing=True))
     gap = max(abs(one / other - 1) for one, other in zip(recorded, losses, strict=True))
-    fresh_s, peak = measured(lambda: run(0, num_steps))
-    cached_s, cached_peak = measured(lambda: run(CACHED_VIEWS, num_steps))
+    fresh, cached = measured(lambda: run(0, num_steps)), measured(lambda: run(CACHED_VIEWS, num_steps))
     return {
-        "train_fresh_s": round(fresh_s, 2),
-        "train_cached_s": round(cached_s, 2),
-        "train_peak_gib": round(max(peak, cached_peak), 3),
-        "train": {"steps": num_steps, "loss_gap_recorded_to_not": gap, "checkpointed_20_steps_s": round(unrecorded_s, 2)},
+        "train_fresh_s": round(fresh.seconds, 2),
+        "train_cached_s": round(cached.seconds, 2),
+        "train_peak_gib": round(max(fresh.held, cached.held), 3),
+        "train": {
+            "steps": num_steps,
+            "tensors_gib": round(max(fresh.tensors, cached.tensors), 3),
+            "loss_gap_recorded_to_not": gap,
+            "checkpointed_20_steps_s": round(unrecorded.seconds, 2),
+        },
     }
-
-
-def random_motion() -> MotionAdapter:
-    """A v2 motion module of full size on the CPU, its weights random and its position tables its own."""
-    from cdvideo.motion.module import position_table
-    from tests.base.test_sd15_full_size import filled
-
-    with torch.device("meta"):
-        adapter = MotionAdapter(use_motion_mid_block=True, motion_max_seq_length=32)
-    filled(adapter, 2)
-    for positions in adapter.buffers():
-        positions.copy_(position_table(positions.shape[-1], positions.shape[1]))
-    return adapter.eval()
 
 
 def measure_render(loaded: Base, rounds: int) -> dict[str, Any]:
@@ -139,22 +121,21 @@ def measure_render(loaded: Base, rounds: int) -> dict[str, Any]:
             Clip(frames=np.rint(np.nan_to_num(frames) * 255).astype(np.uint8), fps=8, record={}).save(out)
 
         runs = {"pipeline": theirs, "exact": ours("exact"), "fast": ours("fast")}
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        peaks: dict[str, float] = {}
-        for turn in range(rounds + 1):
+        found: dict[str, list[Measured]] = {name: [] for name in runs}
+        for _ in range(rounds + 1):
             for name, run in runs.items():
-                took, peaks[name] = measured(run)
-                if turn:
-                    seconds[name].append(took)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+                found[name].append(measured(run))
+    # The first turn warms up.
+    medians = {name: statistics.median(one.seconds for one in turns[1:]) for name, turns in found.items()}
+    held, tensors = ({name: round(getattr(turns[-1], what), 3) for name, turns in found.items()} for what in ("held", "tensors"))
     return {
         "render_s": round(medians["exact"], 3),
         "render_ratio": round(medians["pipeline"] / medians["exact"], 3),
-        "render_peak_gib": round(peaks["exact"], 3),
+        "render_peak_gib": held["exact"],
         "fast_over_exact": round(medians["exact"] / medians["fast"], 3),
         "render": {
             "rounds": rounds,
-            **{name: {"s": round(medians[name], 3), "peak_gib": round(peaks[name], 3)} for name in runs},
+            **{name: {"s": round(medians[name], 3), "held_gib": held[name], "tensors_gib": tensors[name]} for name in runs},
         },
     }
 

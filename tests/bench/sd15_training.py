@@ -37,21 +37,29 @@ def write(path: Path) -> None:
     save_file({name: value.contiguous() for name, value in state.items()}, path)
 
 
-def train(checkpoint: Path, steps: int) -> None:
-    """Trains at 512x512, batch 2, bf16, with gradient checkpointing; prints a line of JSON after every step."""
-    from cdvideo import base
+def random_motion() -> Any:
+    """A v2 motion module of full size, a MotionAdapter in bf16 on the CPU: its weights random, its position tables its own."""
+    from diffusers import MotionAdapter
+
+    from cdvideo.motion.module import position_table
+    from tests.base.test_sd15_full_size import filled
+
+    with torch.device("meta"):
+        adapter = MotionAdapter(use_motion_mid_block=True, motion_max_seq_length=32)
+    filled(adapter, 2)
+    for positions in adapter.buffers():
+        positions.copy_(position_table(positions.shape[-1], positions.shape[1]))
+    return adapter.eval()
+
+
+def learn_bear(loaded: Any, steps: int, **settings: Any) -> None:
+    """Trains a base on the sample bear, two pictures a step; `settings` are further ones of `cdvideo.train.train`. Nothing is kept."""
     from cdvideo.resources import resource
-    from cdvideo.train import Progress, Subject, find_photos, load_photo
+    from cdvideo.train import Subject, find_photos, load_photo
     from cdvideo.train import train as train_concept
 
-    loaded = base.load(str(checkpoint), device="cpu", dtype="bf16")
     subject = Subject(token="V*", class_word="bear", initializer=str(loaded.preset.initializer(0)))
     photos = {"V*": [load_photo(path) for path in find_photos(resource("samples", "bear"))]}
-
-    def on_step(progress: Progress) -> None:
-        values = {"step": progress.step, "noise_loss": round(progress.noise_loss, 4), "peak_gib": round(peak_bytes() / GIB, 3)}
-        print(json.dumps(values), flush=True)
-
     with tempfile.TemporaryDirectory() as scratch:
         train_concept(
             loaded,
@@ -61,9 +69,20 @@ def train(checkpoint: Path, steps: int) -> None:
             steps=steps,
             batch_size=2,
             learning_rate=loaded.preset.learning_rate,
-            gradient_checkpointing=True,
-            on_step=on_step,
+            **settings,
         )
+
+
+def train(checkpoint: Path, steps: int) -> None:
+    """Trains at 512x512, batch 2, bf16, with gradient checkpointing; prints a line of JSON after every step."""
+    from cdvideo import base
+    from cdvideo.train import Progress
+
+    def on_step(progress: Progress) -> None:
+        values = {"step": progress.step, "noise_loss": round(progress.noise_loss, 4), "peak_gib": round(peak_bytes() / GIB, 3)}
+        print(json.dumps(values), flush=True)
+
+    learn_bear(base.load(str(checkpoint), device="cpu", dtype="bf16"), steps, gradient_checkpointing=True, on_step=on_step)
 
 
 def peak_bytes() -> int:

@@ -44,7 +44,7 @@ def replays(monkeypatch):
         return module
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
-    monkeypatch.setattr(loop, "records", lambda base, checkpointed: not checkpointed)
+    monkeypatch.setattr(loop, "records", lambda device, checkpointed: not checkpointed)
     return counted
 
 

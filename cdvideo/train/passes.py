@@ -51,14 +51,12 @@ class Pass(nn.Module):
         """Noise, prior and preservation loss, of (B, C, h, w), (B,), (B, C, h, w), (B, h, w) and (B, L)."""
         num_views = len(ids)
         own = num_views - self.num_prior
-        # Without autocast's cache: a recorded pass must convert its weights itself, every time.
-        with torch.autocast(noisy.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
-            if self.preservation is None:
-                states = self.text_encoder(ids).last_hidden_state
-            else:
-                with self.preservation.inputs(self.text_encoder):
-                    states = self.text_encoder(torch.cat([ids, self.preservation.ids])).last_hidden_state
-            noise_pred = self.unet(noisy, timesteps, encoder_hidden_states=states[:num_views]).sample.float()
+        if self.preservation is None:
+            states = self.text_encoder(ids).last_hidden_state
+        else:
+            with self.preservation.inputs(self.text_encoder):
+                states = self.text_encoder(torch.cat([ids, self.preservation.ids])).last_hidden_state
+        noise_pred = self.unet(noisy.to(self.dtype), timesteps, encoder_hidden_states=states[:num_views]).sample.float()
         nothing = torch.zeros((), device=noisy.device)
         return (
             masked_noise_loss(noise_pred[:own], target[:own], mask[:own]),

@@ -31,8 +31,7 @@ def draw(base: Base, prompts: Sequence[str], *, seed: int = 0, num_inference_ste
     shape = (1, base.unet.config.in_channels, side, side)
 
     def predict_noise(latents: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):
-            return base.unet(latents, timestep, encoder_hidden_states=states).sample
+        return base.unet(latents, timestep, encoder_hidden_states=states).sample
 
     pictures = []
     for start in range(0, len(prompts), DRAWN_AT_ONCE):
@@ -40,7 +39,7 @@ def draw(base: Base, prompts: Sequence[str], *, seed: int = 0, num_inference_ste
         noise = torch.cat([seeded_noise(seed + start + index, shape) for index in range(len(some))]).to(base.device, base.dtype)
         scheduler = make_scheduler("stable-diffusion", num_inference_steps or preset.num_inference_steps, base.device)
         with quick_layers(base.unet, base.text_encoder):
-            text, negative = base.text_states(some).to(base.dtype), base.text_states([""] * len(some)).to(base.dtype)
+            text, negative = base.text_states(some), base.text_states([""] * len(some))
             latents = denoise(predict_noise, scheduler, noise, text=text, negative=negative, guidance_scale=preset.guidance_scale)
         pictures.append(base.decode(latents).numpy())
     return np.concatenate(pictures)

@@ -21,17 +21,13 @@ class KeyValueTuning(Tuning):
     """Cross-attention `to_k` and `to_v` and one embedding row per token train. Kumari et al. 2023, section 3.2."""
 
     def put_in(self) -> None:
-        self._originals: dict[str, nn.Parameter] = {}
         self._hooks: list[RemovableHandle] = []
         for name in key_value_names(self.base.unet):
+            self.let_train(name)
             projection = self.base.unet.get_submodule(name.removesuffix(".weight"))
-            self._originals[name] = projection.weight
-            projection.weight = self.trained[name] = nn.Parameter(projection.weight.detach().float().clone())
             self._hooks.append(projection.register_forward_hook(detach_first_token))
 
     def restore(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        for name, original in self._originals.items():
-            self.base.unet.get_submodule(name.removesuffix(".weight")).weight = original
         super().restore()

@@ -21,9 +21,8 @@ class ShiftedSpectrum(nn.Module):
         self.shift = nn.Parameter(torch.zeros_like(self.values))
 
     def forward(self, weight: Tensor) -> Tensor:
-        # In full precision whatever the pass around it runs in: the weight is a sum of many small terms.
-        with torch.autocast(weight.device.type, enabled=False):
-            return ((self.left * (self.values + self.shift).clamp(min=0)) @ self.right).view_as(weight)
+        # In fp32 whatever the weight's precision: it is a sum of many small terms.
+        return ((self.left * (self.values + self.shift).clamp(min=0)) @ self.right).view_as(weight).to(weight.dtype)
 
 
 class SpectralTuning(Tuning):
@@ -32,22 +31,13 @@ class SpectralTuning(Tuning):
     TRAINS_ROWS = False
 
     def put_in(self) -> None:
-        self._modules: list[tuple[nn.Module, list[str]]] = []
         for name, module in list(self.base.unet.named_modules()):
             weight = getattr(module, "weight", None)
             if isinstance(weight, nn.Parameter) and weight.ndim >= 2:
-                spectrum, order = ShiftedSpectrum(weight), list(module._parameters)
+                spectrum = ShiftedSpectrum(weight)
+                self.keep_parameters(module)
                 parametrize.register_parametrization(module, "weight", spectrum, unsafe=True)
                 self.trained[f"{name}.weight"] = spectrum.shift
-                self._modules.append((module, order))
 
     def tuned_weights(self) -> Mapping[str, SpectralShift]:
         return {name: SpectralShift(value.detach().clone()) for name, value in self.trained.items()}
-
-    def restore(self) -> None:
-        for module, order in self._modules:
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-            # The parametrisation leaves the weight behind the bias, and optimisers know parameters by their order.
-            for name in order:
-                module._parameters[name] = module._parameters.pop(name)
-        super().restore()

@@ -7,10 +7,22 @@ from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from cdvideo.base import Base, ConceptEmbedding, initializer_id, single_token_id, tokenizer_with
 from cdvideo.concept import LowRankChange, SpectralShift
 from cdvideo.train.subject import Subject
+
+
+class InPrecision(nn.Module):
+    """A weight that trains in fp32, as the passes of a base in another precision read it."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value.to(self.dtype)
 
 
 class Tuning:
@@ -35,6 +47,7 @@ class Tuning:
         self.embedding.rows.requires_grad_(self.TRAINS_ROWS)
         base.text_encoder.set_input_embeddings(self.embedding)
         self.trained: dict[str, nn.Parameter] = {self.ROWS: self.embedding.rows} if self.TRAINS_ROWS else {}
+        self._before: dict[nn.Module, dict[str, nn.Parameter | None]] = {}
         try:
             self.put_in()
         except BaseException:
@@ -43,6 +56,21 @@ class Tuning:
 
     def put_in(self) -> None:
         """Puts what else a method trains into the base, and names it in `trained`."""
+
+    def let_train(self, name: str) -> None:
+        """Lets a parameter of the UNet train, as an fp32 copy in its place."""
+        module_name, _, last = name.rpartition(".")
+        module = self.base.unet.get_submodule(module_name)
+        self.keep_parameters(module)
+        value = nn.Parameter(getattr(module, last).detach().float().clone())
+        module.register_parameter(last, value)
+        if self.base.dtype != torch.float32:
+            parametrize.register_parametrization(module, last, InPrecision(self.base.dtype), unsafe=True)
+        self.trained[name] = value
+
+    def keep_parameters(self, module: nn.Module) -> None:
+        """Has `restore` give a module of the UNet the parameters that it has now, in this order, which optimisers know them by."""
+        self._before.setdefault(module, dict(module._parameters))
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -64,6 +92,12 @@ class Tuning:
             value.copy_(state[name])
 
     def restore(self) -> None:
+        for module, parameters in self._before.items():
+            for name in parameters:
+                if parametrize.is_parametrized(module, name):
+                    parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+            module._parameters.clear()
+            module._parameters.update(parameters)
         self.base.text_encoder.set_input_embeddings(self._embedding)
         self.base.components.tokenizer = self._tokenizer
 

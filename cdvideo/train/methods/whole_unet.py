@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from cdvideo.train.methods.tuning import Tuning
 
 
@@ -13,16 +11,5 @@ class WholeUnetTuning(Tuning):
     TRAINS_ROWS = False
 
     def put_in(self) -> None:
-        self._originals = dict(self.base.unet.named_parameters())
-        for name, original in self._originals.items():
-            self.trained[name] = nn.Parameter(original.detach().float().clone())
-            self._put(name, self.trained[name])
-
-    def restore(self) -> None:
-        for name, original in self._originals.items():
-            self._put(name, original)
-        super().restore()
-
-    def _put(self, name: str, value: nn.Parameter) -> None:
-        module, _, last = name.rpartition(".")
-        setattr(self.base.unet.get_submodule(module), last, value)
+        for name in [name for name, _ in self.base.unet.named_parameters()]:
+            self.let_train(name)

@@ -26,7 +26,7 @@ from cdvideo.train.batches import Batch, Batches, CachedViews, FreshViews, made_
 from cdvideo.train.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from cdvideo.train.methods import find_method
 from cdvideo.train.optimisers import make_optimizer
-from cdvideo.train.passes import Pass, batch_losses, pass_inputs, recorded, records
+from cdvideo.train.passes import Pass, Passes, as_graphs, pass_inputs, records_graphs, records_operators
 from cdvideo.train.photos import Photo
 from cdvideo.train.preservation import Preservation, class_distances
 from cdvideo.train.processes import Processes
@@ -96,7 +96,8 @@ def train(
 
     The state is kept in a checkpoint beside `out` every `checkpoint_every` steps; with `resume` the training goes on from there and ends
     as if never interrupted. `on_milestone` is called there, every `milestone_every` steps, and at the end, and may return a score: with
-    `keep_best` the concept with the highest is the result. Of several processes, the first calls both callbacks and writes the files.
+    `keep_best` the concept with the highest is the result. Of several processes, the first calls both callbacks, keeps the best and writes
+    the files; what the others return is of the last step.
     """
     started = time.monotonic()
     chosen = find_method(method)
@@ -132,10 +133,17 @@ def train(
     scheduler = DDPMScheduler.from_config(base.components.scheduler_config)
 
     with (
+        _full_memory_named(base.device),
         _checkpointed_gradients(base, gradient_checkpointing),
         chosen.tune(base, subjects) as tuning,
         quick_layers(base.unet, base.text_encoder),
     ):
+        if spl_weight and not tuning.TRAINS_ROWS:
+            raise UserError(
+                f"the semantic preservation loss does nothing with {method}",
+                cause="it reaches the tokens' embeddings alone, and this method leaves them as they are",
+                remedy="leave --spl-weight out, or choose --method classdiffusion",
+            )
         batches = _batches(base, photos, subjects, class_pictures if prior_weight else None, cached_views, seed, scheduler)
         preservation = Preservation(tuning, spl_mode) if spl_weight else None
         stepper = make_optimizer(optimizer, tuning.parameters, step_rate)
@@ -197,24 +205,30 @@ def train(
         report_every = 1 if base.device.type == "cpu" else min(GPU_REPORT_EVERY, -(-steps // 50))
         unread: list[tuple[int, Tensor, list[str]]] = []
         step, checkpointed = first, bool(state)
-        forward, are_recorded, until_end = Pass(base, preservation, batches.num_prior(batch_size)), False, ExitStack()
+        forward, are_graphs, until_end = Pass(base, preservation, batches.num_prior(batch_size)), False, ExitStack()
+        passes = Passes(
+            forward,
+            tuning.parameters,
+            scaler,
+            prior_weight=prior_weight,
+            spl_weight=spl_weight,
+            accumulate=accumulate,
+            records=records_operators(base.device, base.dtype, gradient_checkpointing),
+        )
         try:
-            if records(base.device, gradient_checkpointing) and first < steps:
+            if records_graphs(base.device, gradient_checkpointing) and first < steps:
                 # Before batches are made ahead, which is done in another thread.
-                are_recorded = until_end.enter_context(recorded(forward, pass_inputs(base, draw(first * accumulate), scheduler)))
+                are_graphs = until_end.enter_context(as_graphs(forward, pass_inputs(base, draw(first * accumulate), scheduler)))
             coming = until_end.enter_context(closing(made_ahead(draw, range(first * accumulate, steps * accumulate))))
-            if are_recorded:
+            if are_graphs:
                 for value in tuning.parameters:
                     value.grad = torch.zeros_like(value)
             for step in range(first, steps):
-                stepper.zero_grad(set_to_none=not are_recorded)
+                stepper.zero_grad(set_to_none=not are_graphs)
                 parts, names = [], []
                 for _ in range(accumulate):
                     batch = next(coming)
-                    losses = batch_losses(base, batch, forward, scheduler)
-                    loss = losses.noise + prior_weight * losses.prior + spl_weight * losses.spl
-                    scaler.scale(loss / accumulate).backward()
-                    parts.append(losses.values())
+                    parts.append(passes(pass_inputs(base, batch, scheduler)))
                     names += [f"{name} as {caption!r}" for name, caption in zip(batch.names, batch.captions, strict=True)]
                 processes.average_gradients(tuning.parameters)
                 scaler.unscale_(stepper)
@@ -238,12 +252,6 @@ def train(
                 raise Interrupted(f"at step {step + 1}, before the first checkpoint", remedy="start again") from None
             kept = f"the last checkpoint is kept: {checkpoint_path(out)}"
             raise Interrupted(f"at step {step + 1}", cause=kept, remedy="go on with --resume") from None
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"there is not enough memory on {base.device} for this training",
-                cause=str(error).split(". ")[0],
-                remedy="use --gradient-checkpointing, a smaller --batch-size or --dtype bf16; --samples-every needs some, too",
-            ) from None
         finally:
             until_end.close()
         if keep_best and processes.is_first and best.trained is None:
@@ -296,6 +304,18 @@ def _batches(
         return Batches(base, own, prior, seed=seed, num_train_timesteps=timesteps)
     cached_prior = CachedViews(base, prior, 1, seed) if prior else None
     return Batches(base, CachedViews(base, own, cached_views, seed), cached_prior, seed=seed, num_train_timesteps=timesteps)
+
+
+@contextmanager
+def _full_memory_named(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"there is not enough memory on {device} for this training",
+            cause=str(error).split(". ")[0],
+            remedy="use --gradient-checkpointing, a smaller --batch-size or --dtype bf16; --samples-every needs some, too",
+        ) from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One batch through the text encoder and the UNet to its losses, and its recording as CUDA graphs.
+"""One batch through the text encoder and the UNet to its losses and gradients, and its recordings.
 
 Shapes: `B` samples, `C` latent channels, `h w` latent height and width, `L` text positions.
 """
@@ -9,7 +9,6 @@ import gc
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,19 +20,7 @@ from cdvideo.errors import UserNote
 from cdvideo.train.batches import Batch
 from cdvideo.train.losses import masked_noise_loss
 from cdvideo.train.preservation import Preservation
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The parts of one batch's loss, before their weights."""
-
-    noise: Tensor
-    prior: Tensor
-    spl: Tensor
-
-    def values(self) -> Tensor:
-        """All three, (3,) fp32, copied, without a gradient."""
-        return torch.stack([self.noise, self.prior, self.spl]).detach().float()
+from cdvideo.train.recording import NotRecordable, Recording, record
 
 
 class Pass(nn.Module):
@@ -68,7 +55,7 @@ class Pass(nn.Module):
 def pass_inputs(base: Base, batch: Batch, scheduler: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What `Pass` takes of a batch, on the base's device."""
     # In fp32 whatever the precision of the passes: the scheduler would round its table of noise levels to that of the latents.
-    latents = batch.latents(base).float()
+    latents = batch.latents(base)
     noise, timesteps, mask, ids = (
         value.to(base.device, non_blocking=True) for value in (batch.noise, batch.timesteps, batch.mask, batch.ids)
     )
@@ -77,18 +64,73 @@ def pass_inputs(base: Base, batch: Batch, scheduler: Any) -> tuple[Tensor, Tenso
     return noisy, timesteps, target, mask, ids
 
 
-def batch_losses(base: Base, batch: Batch, forward: nn.Module, scheduler: Any) -> Losses:
-    """The losses that `forward`, a `Pass`, gives for a batch."""
-    return Losses(*forward(*pass_inputs(base, batch, scheduler)))
+class Passes:
+    """One batch after another: its losses, and the gradients of their weighted sum, over `accumulate`, added to those of the parameters.
+
+    With `records` the first batch's operators are recorded, and replayed for all others: `Recording` says what that saves.
+    """
+
+    def __init__(
+        self,
+        forward: Pass,
+        parameters: Sequence[nn.Parameter],
+        scaler: Any,
+        *,
+        prior_weight: float,
+        spl_weight: float,
+        accumulate: int,
+        records: bool,
+    ) -> None:
+        self.forward, self.parameters, self.scaler, self.records = forward, parameters, scaler, records
+        self.prior_weight, self.spl_weight, self.accumulate = prior_weight, spl_weight, accumulate
+        self.recording: Recording | None = None
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The losses of noise, prior and preservation, (3,) fp32, of what `pass_inputs` returns."""
+        if self.records:
+            try:
+                return self._replayed(inputs)
+            except NotRecordable as error:
+                warnings.warn(f"the training's passes cannot be recorded, so that steps take longer: {error}", UserNote, stacklevel=2)
+                self.records = False
+        losses, loss = self._losses(*inputs)
+        self.scaler.scale(loss).backward()
+        return losses
+
+    def _losses(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        noise, prior, spl = self.forward(*inputs)
+        loss = noise + self.prior_weight * prior + self.spl_weight * spl
+        return torch.stack([noise, prior, spl]).detach().float(), loss / self.accumulate
+
+    def _replayed(self, inputs: Sequence[Tensor]) -> Tensor:
+        if self.recording is None:
+            found, self.recording = record(self._losses_and_gradients, inputs, self.parameters)
+        else:
+            found = self.recording(*inputs)
+        losses, *gradients = found
+        for value, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                value.grad = gradient if value.grad is None else value.grad.add_(gradient)
+        assert losses is not None
+        return losses
+
+    def _losses_and_gradients(self, *inputs: Tensor) -> tuple[Tensor | None, ...]:
+        losses, loss = self._losses(*inputs)
+        return losses, *torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
 
-def records(device: torch.device, gradient_checkpointing: bool) -> bool:
-    """Whether passes are to be recorded: on CUDA, but where layers are computed twice, which a graph cannot hold."""
+def records_operators(device: torch.device, dtype: torch.dtype, gradient_checkpointing: bool) -> bool:
+    """Whether the operators of passes are to be recorded: on a CPU, but where layers are computed twice, and where losses are scaled."""
+    return device.type == "cpu" and dtype != torch.float16 and not gradient_checkpointing
+
+
+def records_graphs(device: torch.device, gradient_checkpointing: bool) -> bool:
+    """Whether passes are to be recorded as CUDA graphs: on CUDA, but where layers are computed twice, which a graph cannot hold."""
     return device.type == "cuda" and not gradient_checkpointing
 
 
 @contextmanager
-def recorded(forward: nn.Module, inputs: Sequence[Tensor]) -> Iterator[bool]:
+def as_graphs(forward: nn.Module, inputs: Sequence[Tensor]) -> Iterator[bool]:
     """Within it, a `Pass` is replayed as CUDA graphs, forwards and backwards, for inputs like these; gives whether it can be.
 
     A small batch's thousands of kernels take longer to begin one by one than to compute. A graph begins them all at once; they are the
@@ -99,19 +141,21 @@ def recorded(forward: nn.Module, inputs: Sequence[Tensor]) -> Iterator[bool]:
     # Graphs record what the current device does, and launches of another one are lost to them; this makes the inputs' the current one.
     # A recording that fails may leave its own stream current.
     stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+    failed: str | None = None
     try:
         with torch.cuda.stream(stream):
             torch.cuda.make_graphed_callables(forward, tuple(value.clone() for value in inputs), allow_unused_input=True)
     except RuntimeError as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
-        warnings.warn(
-            f"the training's passes cannot be recorded as CUDA graphs, so that steps take longer: {cause}", UserNote, stacklevel=2
-        )
+        # No more is kept of it: the error holds what was recorded so far, with its memory.
+        failed = (str(error).splitlines() or [type(error).__name__])[0]
+    if failed is not None:
         _forget(forward)
-        yield False
-        return
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        cause = f"the training's passes cannot be recorded as CUDA graphs, so that steps take longer: {failed}"
+        warnings.warn(cause, UserNote, stacklevel=2)
     try:
-        yield True
+        yield failed is None
     finally:
         _forget(forward)
 

@@ -145,13 +145,14 @@ def test_a_log_whose_package_is_missing_is_said_before_anything_is_made(command,
 
 
 def test_a_loss_that_is_not_a_number_is_one_message(command, tmp_path, monkeypatch):
-    usual, calls = passes.masked_noise_loss, []
+    usual, calls = loop.pass_inputs, []
 
-    def spoilt(*tensors):
+    def spoilt(*given):
         calls.append(0)
-        return usual(*tensors) * (float("nan") if len(calls) == 4 else 1)
+        noisy, *others = usual(*given)
+        return noisy * (float("nan") if len(calls) == 4 else 1), *others
 
-    monkeypatch.setattr(passes, "masked_noise_loss", spoilt)
+    monkeypatch.setattr(loop, "pass_inputs", spoilt)
     result = command("--steps", "6", "--checkpoint-every", "2")
     assert result.exit_code == 2 and "not a number at step 4" in result.output and "V* bear" in result.output
     assert files(tmp_path) == ["bear.checkpoint", "bear.training/log.jsonl"]
@@ -218,22 +219,22 @@ def test_masks_and_captions_beside_the_photos_are_learnt_from(command, pictures,
     mask.save(tmp_path / "photos" / "one.mask.png")
     (tmp_path / "photos" / "one.txt").write_text("a bear reading a book")
     masks, captions = [], []
-    usual_loss, usual_losses = passes.masked_noise_loss, loop.batch_losses
+    usual_loss, usual_inputs = passes.masked_noise_loss, loop.pass_inputs
 
     def noise_loss(noise_pred, noise, mask):
-        masks.append(mask)
         spoilt = torch.where(mask[:, None] == 0, 1e6, noise_pred)
         found = usual_loss(noise_pred, noise, mask)
         assert torch.allclose(usual_loss(spoilt, noise, mask), found), "what lies outside the mask counts"
         return found
 
-    def losses(base, batch, *others):
+    def inputs(base, batch, scheduler):
         captions.extend(batch.captions)
+        masks.append(batch.mask)
         assert all(base.tokenizer.convert_tokens_to_ids("V*") in ids for ids in batch.ids)
-        return usual_losses(base, batch, *others)
+        return usual_inputs(base, batch, scheduler)
 
     monkeypatch.setattr(passes, "masked_noise_loss", noise_loss)
-    monkeypatch.setattr(loop, "batch_losses", losses)
+    monkeypatch.setattr(loop, "pass_inputs", inputs)
     result = command("--batch-size", "4", photos=tmp_path / "photos")
     assert result.exit_code == 0, result.output
     assert len(captions) == 12 and all(caption.endswith("a V* bear reading a book") for caption in captions)

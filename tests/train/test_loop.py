@@ -11,7 +11,7 @@ from cdvideo.resources import resource
 from cdvideo.train.batches import Batches, FreshViews
 from cdvideo.train.checkpoint import checkpoint_path
 from cdvideo.train.methods.key_values import KeyValueTuning, detach_first_token
-from cdvideo.train.passes import Pass, batch_losses
+from cdvideo.train.passes import Pass, pass_inputs
 from cdvideo.train.preservation import Preservation
 from cdvideo.train.subject import subject_examples
 
@@ -43,12 +43,12 @@ def test_nothing_else_receives_a_gradient(pocket, photos):
     views = FreshViews(pocket, subject_examples([SUBJECT], photos))
     with KeyValueTuning(pocket, [SUBJECT]) as tuning:
         batch = Batches(pocket, views, None, seed=0, num_train_timesteps=1000).draw(0, range(2))
-        losses = batch_losses(pocket, batch, Pass(pocket, Preservation(tuning), 0), scheduler)
-        losses.spl.backward(retain_graph=True)
+        noise, _, spl = Pass(pocket, Preservation(tuning), 0)(*pass_inputs(pocket, batch, scheduler))
+        spl.backward(retain_graph=True)
         rows = tuning.embedding.rows
         assert rows.grad is not None and rows.grad.abs().sum() > 0
         assert all(value.grad is None for value in tuning.parameters if value is not rows), "SPL reaches the token only"
-        losses.noise.backward()
+        noise.backward()
         trained = {id(value) for value in tuning.parameters}
         everything = [*pocket.unet.parameters(), *pocket.text_encoder.parameters(), *pocket.vae.parameters()]
         assert all(value.grad is not None for value in tuning.parameters)

@@ -5,7 +5,7 @@ import torch
 
 from cdvideo.errors import UserError, UserNote
 from cdvideo.train import loop
-from cdvideo.train.passes import Pass, recorded
+from cdvideo.train.passes import Pass, as_graphs
 from tests.train.trainings import relative_difference, run
 
 
@@ -44,12 +44,13 @@ def replays(monkeypatch):
         return module
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
-    monkeypatch.setattr(loop, "records", lambda device, checkpointed: not checkpointed)
+    monkeypatch.setattr(loop, "records_graphs", lambda device, checkpointed: not checkpointed)
+    monkeypatch.setattr(loop, "records_operators", lambda *_: False)
     return counted
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_recorded_training_learns_the_same(small, pictures, tmp_path, replays, accumulate):
+def test_a_training_as_graphs_learns_the_same(small, pictures, tmp_path, replays, accumulate):
     replayed = run(small, pictures, tmp_path / "a.safetensors", steps=3, accumulate=accumulate)
     assert len(replays) == 3 * accumulate
     replays.clear()
@@ -66,14 +67,14 @@ def test_a_device_that_cannot_record_says_so(small, monkeypatch):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", failing)
     with (
         pytest.warns(UserNote, match="cannot be recorded.*not permitted when stream is capturing$"),
-        recorded(Pass(small, None, 0), [torch.zeros(1)]) as can_be,
+        as_graphs(Pass(small, None, 0), [torch.zeros(1)]) as can_be,
     ):
         assert not can_be
 
 
 def test_a_recording_is_let_go_at_the_end(small, replays):
     forward = Pass(small, None, 0)
-    with recorded(forward, [torch.zeros(1)]) as can_be:
+    with as_graphs(forward, [torch.zeros(1)]) as can_be:
         assert can_be and "forward" in vars(forward)
     assert "forward" not in vars(forward)
 
@@ -82,7 +83,7 @@ def test_memory_that_runs_out_is_one_message(small, pictures, tmp_path, monkeypa
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(loop, "batch_losses", full)
+    monkeypatch.setattr(Pass, "forward", full)
     with pytest.raises(UserError, match="not enough memory on cpu") as caught:
         run(small, pictures, tmp_path / "a.safetensors")
     assert "CUDA out of memory" in caught.value.cause and "--gradient-checkpointing" in caught.value.remedy

@@ -1,0 +1,163 @@
+"""What is recorded computes the same bits as what it was recorded from, on inputs that it has not seen."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cdvideo import base
+from cdvideo.errors import UserNote
+from cdvideo.train import passes
+from cdvideo.train.methods import METHODS
+from cdvideo.train.recording import NotRecordable, record
+from tests.train.trainings import run
+
+
+def test_by_hand_a_gradient_of_other_inputs_and_of_a_weight_that_has_changed():
+    """Of the sum of (w x)² the gradient by w is 2 w times the sum of x²."""
+    weight = torch.tensor(3.0, requires_grad=True)
+
+    def function(values):
+        return torch.autograd.grad((weight * values).square().sum(), weight)
+
+    first, recording = record(function, [torch.tensor([1.0, 2.0])], [weight])
+    assert first[0].item() == 2 * 3 * 5
+    with torch.no_grad():
+        weight.fill_(-1.0)
+    assert recording(torch.tensor([3.0, 4.0]))[0].item() == 2 * -1 * 25
+
+
+def test_views_changes_in_place_lists_and_nothing():
+    def function(values):
+        parts = values.clone().split(2)
+        parts[0].mul_(10)
+        rows = torch.stack(parts)
+        mean, deviation = torch.var_mean(rows, dim=1)
+        return rows.t()[1], None, torch.cat(parts), mean, deviation, values
+
+    first, recording = record(function, [torch.arange(4.0)])
+    for values in (torch.arange(4.0), torch.randn(4)):
+        for found, expected in zip(recording(values), function(values), strict=True):
+            assert (found is None) == (expected is None)
+            assert found is None or torch.equal(found, expected)
+    assert first[1] is None
+
+
+def test_what_depends_on_no_input_is_computed_once_and_given_as_a_copy():
+    table, calls = torch.tensor([4.0, 9.0]), []
+
+    def function(values):
+        calls.append(1)
+        roots = torch.zeros(2).add_(table.sqrt())
+        return values * roots, roots
+
+    _, recording = record(function, [torch.ones(2)])
+    recording(torch.ones(2))[1].fill_(0)
+    table.fill_(0)
+    scaled, roots = recording(torch.tensor([1.0, 2.0]))
+    assert scaled.tolist() == [2, 6] and roots.tolist() == [2, 3] and len(calls) == 1
+
+
+def test_random_numbers_are_drawn_anew():
+    _, recording = record(lambda values: [F.dropout(values + torch.rand(64), 0.5)], [torch.zeros(64)])
+    torch.manual_seed(1)
+    one, other = (recording(torch.zeros(64))[0] for _ in range(2))
+    torch.manual_seed(1)
+    assert not torch.equal(one, other) and torch.equal(one, recording(torch.zeros(64))[0])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda values: [values * values.max().item()],
+        lambda values: [values[values > 0]],
+        lambda values: [values.nonzero()],
+        lambda values: [values.add_(1)],
+        lambda values: [torch.zeros(3).copy_(values)],
+    ],
+    ids=["a number", "a mask", "places", "its input", "a constant"],
+)
+def test_what_cannot_be_recorded_says_so(function):
+    with pytest.raises(NotRecordable, match="aten"):
+        record(function, [torch.tensor([1.0, -2.0, 3.0])])
+
+
+def test_a_constant_that_was_read_is_not_changed_afterwards():
+    def function(values):
+        ones = torch.ones(2)
+        doubled = values + ones
+        return [doubled + ones.mul_(3)]
+
+    with pytest.raises(NotRecordable, match="mul_"):
+        record(function, [torch.zeros(2)])
+
+
+def test_other_shapes_are_refused():
+    _, recording = record(lambda values: [values * 2], [torch.zeros(2)])
+    with pytest.raises(ValueError, match=r"recorded for inputs of .*\[2\].*\[3\]"):
+        recording(torch.zeros(3))
+
+
+def test_recording_holds_no_more_than_the_function_does():
+    seen = []
+
+    def function(values):
+        between = values + 1
+        seen.append(weakref.ref(between.untyped_storage()))
+        between = between * 2
+        gc.collect()
+        assert seen[0]() is None, "what the function let go is kept"
+        return [between]
+
+    record(function, [torch.zeros(2)])
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Lets trainings compute every step as the first one."""
+
+    def never(function, inputs, changing):
+        return function(*inputs), lambda *others: function(*others)
+
+    def plainly():
+        monkeypatch.setattr(passes, "record", never)
+
+    return plainly
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_recorded_training_learns_the_same_bits(small_folder, pictures, tmp_path, plain, method, dtype):
+    settings = {"method": method, "accumulate": 2, "prior_weight": 0.5, "class_pictures": {"bear": pictures["V2*"]}}
+    if METHODS[method].spl_weight or method == "textual-inversion":
+        settings["spl_weight"] = 0.3
+    recorded = run(base.load(str(small_folder), device="cpu", dtype=dtype), pictures, tmp_path / "a.safetensors", **settings)
+    plain()
+    usual = run(base.load(str(small_folder), device="cpu", dtype=dtype), pictures, tmp_path / "b.safetensors", **settings)
+    assert recorded.progress == usual.progress
+    assert all(torch.equal(value, usual.tensors()[name]) for name, value in recorded.tensors().items())
+
+
+@pytest.mark.parametrize("mode", ["paper", "official"])
+def test_both_readings_of_the_loss_are_recorded(small, pictures, tmp_path, plain, mode, recwarn):
+    recorded = run(small, pictures, tmp_path / "a.safetensors", steps=4, spl_mode=mode)
+    plain()
+    usual = run(small, pictures, tmp_path / "b.safetensors", steps=4, spl_mode=mode)
+    assert recorded.progress == usual.progress
+    assert not [one for one in recwarn if isinstance(one.message, UserNote)]
+
+
+def test_a_pass_that_looks_at_values_is_not_recorded_and_learns_the_same(small, pictures, tmp_path, monkeypatch, plain):
+    usual = passes.masked_noise_loss
+
+    def looking(noise_pred, noise, mask):
+        assert noise_pred.sum().item() != 0
+        return usual(noise_pred, noise, mask)
+
+    monkeypatch.setattr(passes, "masked_noise_loss", looking)
+    with pytest.warns(UserNote, match="cannot be recorded, so that steps take longer: .*looks at values"):
+        looked = run(small, pictures, tmp_path / "a.safetensors", steps=3)
+    monkeypatch.setattr(passes, "masked_noise_loss", usual)
+    assert looked.progress == run(small, pictures, tmp_path / "b.safetensors", steps=3).progress

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -122,11 +123,15 @@ class SpectralShift:
         import torch
 
         left, values, right = torch.linalg.svd(weight.float().flatten(1), full_matrices=False)
-        shifted = (values + self.shift.to(values)).clamp(min=0)
-        return ((left * shifted) @ right).view_as(weight).to(weight.dtype)
+        return shifted_spectrum(left, values, right, self.shift.to(values)).view_as(weight).to(weight.dtype)
 
     def fits(self, weight: Tensor) -> bool:
         return weight.ndim >= 2 and self.shape == (min(weight.shape[0], weight[0].numel()),)
+
+
+def shifted_spectrum(left: Tensor, values: Tensor, right: Tensor, shift: Tensor) -> Tensor:
+    """U diag(relu(S + shift)) V^T, a matrix, of U (O, R), S (R,), V^T (R, I) and a shift (R,). Han et al. 2023, equation 2."""
+    return (left * (values + shift).clamp(min=0)) @ right
 
 
 def fits(value: Tensor | LowRankChange | SpectralShift, weight: Tensor) -> bool:
@@ -382,6 +387,16 @@ def newest_for_prompt(prompt: str, folder: Path = Path("concepts")) -> Path | No
             header = read_header(path)
         except UserError:
             continue
-        if any(token in prompt for token in header.tokens):
+        if any(names(prompt, token) for token in header.tokens):
             return path
     return None
+
+
+def names(prompt: str, token: str) -> bool:
+    """Whether the prompt has the token as the tokenizer reads it: one that is a word, such as sks, not inside another, such as asks."""
+    return re.search(rf"\b{token}\b", prompt) is not None if is_word(token) else token in prompt
+
+
+def is_word(token: str) -> bool:
+    """Whether a token has nothing in it but what words are made of, unlike V*."""
+    return re.fullmatch(r"\w+", token) is not None

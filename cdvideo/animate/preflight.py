@@ -50,7 +50,10 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds of a window's whole step, of one that reuses features, and of decoding a frame; measured on clips of `measured_frames`."""
+    """Seconds of a window's whole step, of one that reuses features, and of decoding a frame; measured on clips of `measured_frames`.
+
+    Steps behind the `speed`'s guided share, which compute half as much where there is guidance, are not among those measured.
+    """
 
     whole_seconds: float
     reusing_seconds: float
@@ -58,13 +61,17 @@ class Pace:
     window: int
     measured_frames: int
     speed: Speed = EXACT
+    is_guided: bool = True
 
     def seconds(self, *, num_frames: int, num_steps: int, loop: bool = False) -> float:
         """Of a clip of so many frames and steps. A window of fewer frames takes its share of one."""
         windows = window_frames(num_frames, window=self.window, loop=loop)
         share = len(windows[0]) / self.window
-        num_whole = sum(self.speed.is_whole(step, num_steps) for step in range(num_steps))
-        steps_seconds = num_whole * self.whole_seconds + (num_steps - num_whole) * self.reusing_seconds
+        num_guided = round(self.speed.guided_share * num_steps) if self.is_guided else num_steps
+        steps_seconds = sum(
+            (self.whole_seconds if self.speed.is_whole(step, num_steps) else self.reusing_seconds) * (1 if step < num_guided else 0.5)
+            for step in range(num_steps)
+        )
         return len(windows) * share * steps_seconds + num_frames * self.frame_seconds
 
 
@@ -107,6 +114,7 @@ def pace_of(studio: Studio, *, num_frames: int, settings: Mapping[str, Any]) -> 
         window=studio.window,
         measured_frames=measured,
         speed=speed,
+        is_guided=settings.get("guidance_scale", studio.preset.guidance_scale) > 1,
     )
 
 
@@ -117,7 +125,7 @@ def _timed(studio: Studio, prompt: str, num_frames: int, speed: Speed, settings:
     """
     ends: list[float] = []
     steps = 1 + speed.reuse_every
-    steady = replace(speed, num_whole_first=0, num_whole_last=0)
+    steady = replace(speed, num_whole_first=0, num_whole_last=0, guided_share=1.0)
     with _a_trial():
         studio.clip(
             prompt, num_frames=num_frames, num_inference_steps=steps, speed=steady, on_step=lambda *_: ends.append(_now(studio)), **settings

@@ -6,6 +6,7 @@ Shapes: `F` frames, `C` latent channels, `H W` height and width in pixels, `h w`
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -61,7 +62,7 @@ class Start:
         if num_steps < 1:
             raise UserError(
                 f"--strength {self.strength:g} of {num_inference_steps} steps is no step at all",
-                remedy=f"choose --strength of at least {1 / num_inference_steps:.2g}, or more --steps",
+                remedy=f"choose --strength of at least {math.ceil(100 / num_inference_steps) / 100:g}, or more --steps",
             )
         return num_inference_steps - num_steps
 
@@ -105,14 +106,15 @@ def start_from(source: StartSource, strength: float | None, *, size: tuple[int, 
 
 
 def read_start(path: Path, *, most: int | None = None) -> Frames:
-    """The frames (F, H, W, 3) of a clip, its first `most` or all, or the one of a picture in any format that Pillow reads.
+    """The frames (F, H, W, 3) of a clip, its first `most` or all, or the one, or the first, of a picture in any format that Pillow reads.
 
     What is transparent becomes white. Raises UserError.
     """
     if path.is_file():
         try:
             with Image.open(path) as picture:
-                if getattr(picture, "n_frames", 1) == 1:
+                # Some phones' JPEGs hold a second picture (MPO); only a GIF's are frames.
+                if picture.format != "GIF" or getattr(picture, "n_frames", 1) == 1:
                     return np.asarray(_opaque(ImageOps.exif_transpose(picture)))[None]
         except UnidentifiedImageError:
             pass

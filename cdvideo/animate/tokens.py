@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cdvideo.animate.weights import parse_weights
-from cdvideo.concept import Concept
+from cdvideo.concept import Concept, names
 from cdvideo.errors import UserNote
 
 _LIKE_A_TOKEN = re.compile(r"(?<![\w*])[A-Z]\d*\*(?![\w*])|<[^<>\s]+>")
@@ -59,8 +59,8 @@ def describe_prompt(tokenizer: Any, prompt: str, concepts: Sequence[Concept]) ->
     """How long a prompt is, and which of its words are whose."""
     tokens = [token for concept in concepts for token in concept.header.tokens]
     length = f"{len(_weighted_ids(tokenizer, prompt, tokens))} of {tokenizer.model_max_length - 2} tokens"
-    named = [f"{token} is {concept.source or 'a concept'}" for concept in concepts for token in concept.header.tokens if token in prompt]
-    return ", ".join([length, *named])
+    own = [(token, concept.source or "a concept") for concept in concepts for token in concept.header.tokens]
+    return ", ".join([length, *(f"{token} is {source}" for token, source in own if names(prompt, token))])
 
 
 def say_unknown_tokens(prompts: Sequence[str], concepts: Sequence[Concept]) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from cdvideo.base.catalog import BASES, BaseAlias, LoraAlias, MotionAlias, unknown_name
-from cdvideo.base.hub import CachedModel, cached_models, fetch
+from cdvideo.base.hub import fetch
 from cdvideo.base.layout import base_requirements, choose, weight_files
 from cdvideo.base.single_file import NOT_WEIGHTS, SD15_FOLDER, shipped_tokenizer, split_checkpoint
 from cdvideo.base.weights import State, assemble, digest, read_json, read_tensors
 from cdvideo.errors import UserError
 
-__all__ = ["CachedModel", "Components", "cached_models", "fingerprint", "load_components", "locate"]
+__all__ = ["Components", "fingerprint", "load_components", "locate"]
 
 POCKET_FOLDER = Path(__file__).resolve().parents[1] / "pocket" / "weights"
 _FILE_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")

@@ -95,6 +95,8 @@ class Base:
             part = latents[start : start + chunk]
             try:
                 decoded = self._decode(part)
+                if self.dtype != torch.float32 and _failed(decoded):
+                    decoded, again = self._decode_in_fp32(part), True
             except torch.OutOfMemoryError:
                 if chunk == 1:
                     raise UserError(
@@ -103,8 +105,6 @@ class Base:
                 warnings.warn("memory ran out: pictures are decoded one by one", UserNote, stacklevel=2)
                 chunk = 1
                 continue
-            if self.dtype != torch.float32 and _failed(decoded):
-                decoded, again = self._decode_in_fp32(part), True
             if not torch.isfinite(decoded).all():
                 raise UserError(
                     "the decoded picture holds values that are not numbers",
@@ -173,12 +173,20 @@ class Injection:
     def __init__(self, base: Base, concept: Concept, scale: float = 1.0) -> None:
         self._vocabulary = Vocabulary(base, [concept])
         self.base, self.concept = base, concept
-        parameters = dict(base.unet.named_parameters())
-        self._originals = {name: parameters[name].detach().clone() for name in concept.tuned}
-        with torch.no_grad():
-            for name, original in self._originals.items():
-                tuned = concept.tuned[name].to(original)
-                parameters[name].copy_(tuned if scale == 1.0 else torch.lerp(original, tuned, scale))
+        self._originals: dict[str, Tensor] = {}
+        try:
+            self._put_in(scale)
+        except BaseException:
+            self.eject()
+            raise
+
+    @torch.no_grad()
+    def _put_in(self, scale: float) -> None:
+        parameters = dict(self.base.unet.named_parameters())
+        for name, value in self.concept.tuned.items():
+            original = self._originals[name] = parameters[name].detach().clone()
+            tuned = value.to(original)
+            parameters[name].copy_(tuned if scale == 1.0 else torch.lerp(original, tuned, scale))
 
     def eject(self) -> None:
         parameters = dict(self.base.unet.named_parameters())

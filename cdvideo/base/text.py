@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cdvideo.concept import is_word
 from cdvideo.errors import UserError, UserNote
 
 
@@ -42,7 +43,7 @@ def tokenizer_with(tokenizer: Any, tokens: tuple[str, ...]) -> Any:
                 remedy='choose another with --token, such as "V*" or "<my-bear>"',
             )
     extended = copy.deepcopy(tokenizer)
-    extended.add_tokens([AddedToken(token, normalized=False, special=False) for token in tokens])
+    extended.add_tokens([AddedToken(token, single_word=is_word(token), normalized=False, special=False) for token in tokens])
     for token in tokens:
         ids = extended(f"a {token} thing", add_special_tokens=False).input_ids
         if extended.convert_tokens_to_ids(token) not in ids:
@@ -84,18 +85,29 @@ def initializer_id(tokenizer: Any, word: str) -> int:
     SD1.5's rare entry `ktn` (Custom Diffusion's choice) occurs only inside longer words; read as a word it would split.
     """
     ids = tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) == 1:
+        return int(ids[0])
     entry = tokenizer.get_vocab().get(word)
-    return int(entry) if len(ids) != 1 and entry is not None else single_token_id(tokenizer, word)
+    if entry is None:
+        raise UserError(
+            f"the base does not know {word!r}, which a token is to start from, as one word",
+            cause=_split(tokenizer, ids),
+            remedy="leave the initializer out, or name a common single word, such as bear, dog or cat",
+        )
+    return int(entry)
 
 
 def single_token_id(tokenizer: Any, word: str) -> int:
     """The id of a word that the base's tokenizer holds as one piece. Raises UserError where it splits."""
     ids = tokenizer(word, add_special_tokens=False).input_ids
     if len(ids) != 1:
-        pieces = tokenizer.convert_ids_to_tokens(ids)
         raise UserError(
             f"the base does not know {word!r} as one word",
-            cause=f"its tokenizer splits it into {', '.join(pieces) or 'nothing'}",
+            cause=_split(tokenizer, ids),
             remedy="name the class by a common single word, such as bear, dog or cat",
         )
     return int(ids[0])
+
+
+def _split(tokenizer: Any, ids: list[int]) -> str:
+    return f"its tokenizer splits it into {', '.join(tokenizer.convert_ids_to_tokens(ids)) or 'nothing'}"

@@ -68,7 +68,13 @@ def train_concept(
             resume=resume,
         )
     of_classes = None
-    given = {one.class_word: one.class_images for one in named.values() if one.class_images}
+    given: dict[str, Path] = {}
+    for one in named.values():
+        if one.class_images and given.setdefault(one.class_word, one.class_images) != one.class_images:
+            raise UserError(
+                f"there are two folders of pictures of the class {one.class_word}: {given[one.class_word]} and {one.class_images}",
+                remedy="put the pictures into one, and name it once",
+            )
     if given and not prior_weight:
         note = f"no prior preservation with {settings.method}: the pictures in {', '.join(map(str, given.values()))} are not used"
         warnings.warn(f"{note}; --prior-weight 1 uses them", UserNote, stacklevel=1)

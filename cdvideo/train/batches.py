@@ -94,8 +94,8 @@ class CachedViews:
 class Batch:
     """Names, captions and their ids (B, L); pixels (B, 3, H, W) or moments (B, C, h, w) each; masks (B, h, w); and all noise that is drawn.
 
-    `posterior_noise` samples the latents, `noise` (B, C, h, w) is what is to be predicted at `timesteps` (B,). The last `num_prior`
-    samples are those of prior preservation.
+    `posterior_noise` samples the latents, `noise` (B, C, h, w) is what is to be predicted at `timesteps` (B,). Samples of prior
+    preservation are the last ones.
     """
 
     names: list[str]
@@ -108,16 +108,15 @@ class Batch:
     posterior_noise: Tensor
     noise: Tensor
     timesteps: Tensor
-    num_prior: int
 
     def latents(self, base: Base) -> Tensor:
-        """Clean latents (B, C, h, w), sampled from the posteriors."""
+        """Clean latents (B, C, h, w) in fp32, sampled from the posteriors."""
         if self.pixels is not None:
             mean, std = base.moments(self.pixels)
         else:
             assert self.mean is not None and self.std is not None
             mean, std = self.mean.to(base.device, non_blocking=True), self.std.to(base.device, non_blocking=True)
-        return mean + std * self.posterior_noise.to(mean.device, non_blocking=True).to(mean.dtype)
+        return mean.float() + std.float() * self.posterior_noise.to(mean.device, non_blocking=True)
 
     def pinned(self) -> Batch:
         """The same in memory that a GPU reads without being waited for."""
@@ -160,7 +159,6 @@ class Batches:
             posterior_noise=torch.stack([torch.randn(self.shape, generator=generator) for generator in generators]),
             noise=torch.stack([torch.randn(self.shape, generator=generator) for generator in generators]),
             timesteps=torch.cat([torch.randint(self.num_train_timesteps, (1,), generator=generator) for generator in generators]),
-            num_prior=self.num_prior(len(numbers)),
         )
 
 

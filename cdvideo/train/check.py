@@ -339,7 +339,10 @@ def _look_at_words(
         mend.append(f"{error.message}; {error.remedy}")
     if known.preset and facts.get("class_id") is not None:
         facts["initializer"] = initializer or known.preset.initializer(number) or word
-        initializer_id(tokenizer, facts["initializer"])
+        try:
+            initializer_id(tokenizer, facts["initializer"])
+        except UserError as error:
+            mend.append(f"{error.message}; {error.remedy}")
     return WordReport(**facts), warned, mend
 
 

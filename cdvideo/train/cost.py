@@ -17,7 +17,7 @@ from cdvideo.base.catalog import BasePreset
 from cdvideo.base.device import DTYPES
 from cdvideo.train.loop import Progress, train
 from cdvideo.train.methods import find_method
-from cdvideo.train.passes import records
+from cdvideo.train.passes import records_graphs
 from cdvideo.train.subject import Subject
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -137,10 +137,12 @@ def estimated_cost(preset: BasePreset, recipe: Recipe, *, device: torch.device, 
         step_seconds, activations = step_seconds * 4 / 3, activations * CHECKPOINTED_SHARE
     trained = {"dreambooth": SD15_UNET_PARAMETERS, "textual-inversion": 0, "svdiff": 0}.get(recipe.method, SD15_KEY_VALUE_PARAMETERS)
     # What trains is kept in fp32 four times over: itself, its gradient and AdamW's two moments, which take a byte each in 8 bits.
-    # A recorded pass has gradients of its own.
-    kept = (10 if recipe.optimizer == "adamw8bit" else 16) + (4 if records(device, recipe.gradient_checkpointing) else 0)
+    # A pass that is recorded as a CUDA graph has gradients of its own.
+    kept = (10 if recipe.optimizer == "adamw8bit" else 16) + (4 if records_graphs(device, recipe.gradient_checkpointing) else 0)
     memory = SD15_PARAMETERS * width + kept * trained + activations
     memory += 4 * SD15_SINGULAR_VECTOR_NUMBERS if recipe.method == "svdiff" else 0
+    # Weights as a pass reads them, made of what trains, are kept until they have had their gradients.
+    memory += SD15_UNET_PARAMETERS * width if recipe.method == "svdiff" or (recipe.method == "dreambooth" and width < 4) else 0
     memory += _LIBRARIES_BYTES if device.type == "cpu" else 0
     return Cost(
         device=str(device),

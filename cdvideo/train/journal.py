@@ -21,7 +21,6 @@ from cdvideo.video.sheet import contact_sheet
 
 Scorer = Callable[[NDArray[np.uint8], Sequence[str]], dict[str, float]]
 """From pictures (N, H, W, 3) and their prompts without tokens, scores by name, among them "score", by which the best is kept."""
-LOGS = ("tensorboard", "wandb")
 LOG_EVERY = 10
 
 

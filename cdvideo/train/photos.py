@@ -18,22 +18,8 @@ from PIL import Image, ImageChops
 
 from cdvideo.errors import UserError, UserNote
 from cdvideo.train.reading import LARGEST_SIDE, Reading, file_head, looks_like_picture, read_picture
-from cdvideo.train.views import CLOSE_PREFIXES, FAR_PREFIXES, View, place, random_view
 
-__all__ = [
-    "CLOSE_PREFIXES",
-    "FAR_PREFIXES",
-    "Listing",
-    "Photo",
-    "View",
-    "find_photos",
-    "list_photos",
-    "load_one",
-    "load_photo",
-    "load_photos",
-    "place",
-    "random_view",
-]
+__all__ = ["Listing", "Photo", "find_photos", "list_photos", "load_one", "load_photo", "load_photos"]
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".heic", ".heif", ".avif", ".jp2")
 SMALLEST_SIDE = 64

@@ -31,12 +31,13 @@ def draw(base: Base, prompts: Sequence[str], *, seed: int = 0, num_inference_ste
     shape = (1, base.unet.config.in_channels, side, side)
 
     def predict_noise(latents: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        return base.unet(latents, timestep, encoder_hidden_states=states).sample
+        # Between the steps latents are fp32, as a clip's are.
+        return base.unet(latents.to(base.dtype), timestep, encoder_hidden_states=states).sample.float()
 
     pictures = []
     for start in range(0, len(prompts), DRAWN_AT_ONCE):
         some = list(prompts[start : start + DRAWN_AT_ONCE])
-        noise = torch.cat([seeded_noise(seed + start + index, shape) for index in range(len(some))]).to(base.device, base.dtype)
+        noise = torch.cat([seeded_noise(seed + start + index, shape) for index in range(len(some))]).to(base.device)
         scheduler = make_scheduler("stable-diffusion", num_inference_steps or preset.num_inference_steps, base.device)
         with quick_layers(base.unet, base.text_encoder):
             text, negative = base.text_states(some), base.text_states([""] * len(some))

@@ -13,7 +13,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from cdvideo.base import loading
-from cdvideo.base.loading import Components, cached_models, fingerprint, load_components
+from cdvideo.base.hub import cached_models
+from cdvideo.base.loading import Components, fingerprint, load_components
 from cdvideo.base.single_file import SD15_FOLDER, shipped_tokenizer
 from cdvideo.errors import UserError
 from tests import tiny

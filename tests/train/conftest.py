@@ -33,6 +33,12 @@ def small(small_folder) -> Base:
     return base.load(str(small_folder), device="cpu", dtype="fp32")
 
 
+@pytest.fixture(params=["fp32", "bf16"])
+def small_in_either(small_folder, request) -> Base:
+    """In the precision that trains, and in one whose trained weights are converted for every pass."""
+    return base.load(str(small_folder), device="cpu", dtype=request.param)
+
+
 @pytest.fixture(scope="session")
 def pictures() -> dict[str, list[Image.Image]]:
     def some(name: str) -> list[Image.Image]:

@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from cdvideo import base
 from cdvideo.concept import Concept
 from cdvideo.errors import Interrupted, UserError
 from cdvideo.train import checkpoint_path
@@ -20,6 +21,7 @@ WAYS = {
     "svdiff": {"method": "svdiff", "prior_weight": 1.0},
     "dreambooth": {"method": "dreambooth", "prior_weight": 1.0},
     "textual-inversion": {"method": "textual-inversion"},
+    "scaled": {"dtype": "fp16"},
     "official": {"subjects": BEAR_AND_DOG, "spl_mode": "official", "gradient_checkpointing": True},
 }
 
@@ -33,8 +35,9 @@ def stop_at(step):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_resumed_training_is_the_uninterrupted_one(small, pictures, tmp_path, way):
-    settings = {"steps": 5, "class_pictures": {"bear": pictures["V2*"]}, **WAYS[way]}
+def test_a_resumed_training_is_the_uninterrupted_one(small_folder, pictures, tmp_path, way):
+    settings = {"steps": 5, "class_pictures": {"bear": pictures["V2*"]}, "dtype": "fp32", **WAYS[way]}
+    small = base.load(str(small_folder), device="cpu", dtype=settings.pop("dtype"))
     out = tmp_path / "parts.safetensors"
     whole = run(small, pictures, tmp_path / "whole.safetensors", **settings)
     with pytest.raises(Interrupted):

@@ -115,8 +115,9 @@ def test_samples_depend_on_their_number_and_not_on_who_draws_them(small, picture
 def test_samples_of_prior_preservation_are_the_last_ones_and_whole(small, pictures):
     examples = [Example(name="a photo", picture=picture, caption="photo of a bear") for picture in pictures["V*"]]
     views, prior = FreshViews(small, subject_examples([BEAR], pictures)), FreshViews(small, examples, augmented=False)
-    batch = Batches(small, views, prior, seed=0, num_train_timesteps=1000).draw(0, range(2))
-    assert batch.num_prior == 2 and len(batch.captions) == 4
+    batches = Batches(small, views, prior, seed=0, num_train_timesteps=1000)
+    batch = batches.draw(0, range(2))
+    assert batches.num_prior(2) == 2 and len(batch.captions) == 4
     assert batch.captions[2:] == ["photo of a bear"] * 2 and all("V*" in caption for caption in batch.captions[:2])
     assert batch.mask[2:].all()
     resized = [torch.tensor(np.array(picture.resize((64, 64), Image.Resampling.BILINEAR))).flatten(0, 1) for picture in pictures["V*"]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from cdvideo.concept import SpectralShift
+from cdvideo.concept import SpectralShift, shifted_spectrum
 from cdvideo.train.methods.tuning import Tuning
 
 
@@ -22,7 +22,7 @@ class ShiftedSpectrum(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         # In fp32 whatever the weight's precision: it is a sum of many small terms.
-        return ((self.left * (self.values + self.shift).clamp(min=0)) @ self.right).view_as(weight).to(weight.dtype)
+        return shifted_spectrum(self.left, self.values, self.right, self.shift).view_as(weight).to(weight.dtype)
 
 
 class SpectralTuning(Tuning):

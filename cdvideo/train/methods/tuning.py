@@ -84,7 +84,8 @@ class Tuning:
         return {subject.token: self.embedding.rows[index].detach().clone() for index, subject in enumerate(self.subjects)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.trained.items()}
+        """Copies of what trains, on the CPU: a GPU that has room for the training need not have it for one more UNet."""
+        return {name: value.detach().to("cpu", copy=True) for name, value in self.trained.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

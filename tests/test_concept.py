@@ -136,4 +136,7 @@ def test_the_newest_concept_named_in_the_prompt_is_chosen(tmp_path):
     assert newest_for_prompt("a V* bear", tmp_path) == tmp_path / "b.safetensors"
     assert newest_for_prompt("a <dog> dog", tmp_path) == tmp_path / "c.safetensors"
     assert newest_for_prompt("a bear", tmp_path) is None
+    make_concept("sks").save(tmp_path / "d.safetensors")
+    assert newest_for_prompt("a bear that asks a V* bear", tmp_path) == tmp_path / "b.safetensors"
+    assert newest_for_prompt("an sks, asking a V* bear", tmp_path) == tmp_path / "d.safetensors"
     assert newest_for_prompt("a V* bear", tmp_path / "none") is None

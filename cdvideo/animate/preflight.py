@@ -107,6 +107,7 @@ def pace_of(studio: Studio, *, num_frames: int, settings: Mapping[str, Any]) -> 
     if frames > 1 and whole * frames <= PATIENCE_S:
         whole, reusing, decode = _timed(studio, prompt, frames, speed, plain)
         measured = frames
+    guidance = settings.get("guidance_scale")
     return Pace(
         whole_seconds=whole * studio.window / measured,
         reusing_seconds=reusing * studio.window / measured,
@@ -114,7 +115,7 @@ def pace_of(studio: Studio, *, num_frames: int, settings: Mapping[str, Any]) -> 
         window=studio.window,
         measured_frames=measured,
         speed=speed,
-        is_guided=settings.get("guidance_scale", studio.preset.guidance_scale) > 1,
+        is_guided=(studio.preset.guidance_scale if guidance is None else guidance) > 1,
     )
 
 

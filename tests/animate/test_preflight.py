@@ -1,5 +1,7 @@
 """What a clip will take: bytes against those of the clip itself, seconds against a clock of our own."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -52,17 +54,19 @@ class Clockwork:
     """A studio whose clips take the time that is set, on a clock of its own: the first step of a clip 5 seconds more."""
 
     window = 16
+    preset = SimpleNamespace(guidance_scale=7.5)
 
     def __init__(self, step: float, decode: float) -> None:
         self.now, self.step, self.decode = 0.0, step, decode
         self.clips: list[int] = []
 
-    def clip(self, prompt, *, num_frames, num_inference_steps, speed, on_step):
+    def clip(self, prompt, *, num_frames, num_inference_steps, speed, on_step, guidance_scale=7.5):
         self.clips.append(num_frames)
         self.now += 5
         for step in range(num_inference_steps):
             whole = step % speed.reuse_every == 0
-            self.now += self.step * num_frames * (1 if whole else 0.1)
+            guided = step < round(speed.guided_share * num_inference_steps)
+            self.now += self.step * num_frames * (1 if whole else 0.1) * (1 if guided else 0.5)
             on_step(step + 1, num_inference_steps)
         self.now += self.decode * num_frames
 
@@ -76,6 +80,11 @@ def test_the_pace_is_a_warm_steps(monkeypatch, step, measured):
     assert clockwork.clips == ([1, 8] if measured == 8 else [1]), "what would take long is measured on one frame"
     draft = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft"})
     assert (draft.whole_seconds, draft.reusing_seconds) == pytest.approx((16 * step, 1.6 * step))
+    assert draft.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * (2 + 2 * 0.5) + 1.6 * step * (4 + 2 * 0.5) + 8), (
+        "steps 0, 3, 6 and 9 are whole, and the last four have no guidance"
+    )
+    alone = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft", "guidance_scale": 1.0})
+    assert alone.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 4 + 1.6 * step * 6 + 8), "nothing to halve"
     fast = pace_of(clockwork, num_frames=16, settings={"prompts": {0: "a"}, "speed": "fast"})
     assert fast.seconds(num_frames=16, num_steps=10) == pytest.approx(7 * 16 * step + 3 * 1.6 * step + 8), "steps 4, 6 and 8 are not whole"
 

@@ -94,6 +94,18 @@ def test_what_is_noised_is_the_strengths_share_of_the_steps():
     assert [start.first_step(steps) for steps in (25, 5, 2)] == [10, 2, 1]
     with pytest.raises(UserError, match="no step at all"):
         Start(gradient(1), 0.1).first_step(5)
+    for steps in (1, 3, 5, 7, 9, 12, 25, 30, 200):
+        with pytest.raises(UserError) as refused:
+            Start(gradient(1), 0.0001).first_step(steps)
+        named = float(refused.value.remedy.removeprefix("choose --strength of at least ").partition(",")[0])
+        assert Start(gradient(1), named).first_step(steps) < steps, "what is suggested is taken"
+
+
+def test_a_phones_jpeg_with_a_second_picture_is_a_picture(tmp_path):
+    one, other = (Image.new("RGB", (64, 64), colour) for colour in ((200, 0, 0), (0, 0, 200)))
+    one.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[other])
+    start = start_from(tmp_path / "phone.jpg", 0.5, size=SIZE, num_frames=4)
+    assert start.frames.shape == (4, 64, 64, 3) and start.frames[:, 0, 0, 0].min() > 180 and not start.moves
 
 
 @pytest.mark.parametrize(

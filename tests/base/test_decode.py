@@ -48,6 +48,22 @@ def test_what_fails_in_fp32_too_is_an_error_with_a_way_out(pocket):
     assert "--dtype fp32" in refused.value.remedy and "autoencoder" in refused.value.cause
 
 
+def test_where_memory_ends_while_decoding_again_pictures_are_decoded_one_by_one(pocket):
+    expected = pocket.decode(LATENTS)
+    base = failing(pocket, torch.bfloat16, lambda picture: picture * torch.nan)
+    usual = base.vae.decode
+
+    def full(latents):
+        if latents.dtype == torch.float32 and len(latents) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return usual(latents)
+
+    base.vae.decode = full
+    with pytest.warns(UserNote, match="one by one"), pytest.warns(UserNote, match="failed in bfloat16"):
+        pictures = base.decode(LATENTS.to(torch.bfloat16))
+    assert (pictures.int() - expected.int()).abs().max() < 16
+
+
 def test_nothing_is_said_where_nothing_fails(pocket):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

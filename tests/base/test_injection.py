@@ -150,6 +150,33 @@ def test_tokens_have_to_be_new_and_class_words_whole(pocket):
     assert single_token_id(tokenizer_with(pocket.tokenizer, ("<my-bear>",)), "<my-bear>") == len(pocket.tokenizer)
 
 
+def test_a_token_that_is_a_word_is_not_read_inside_others(pocket):
+    tokenizer = tokenizer_with(pocket.tokenizer, ("sks", "V*"))
+    sks, v = tokenizer.convert_tokens_to_ids(["sks", "V*"])
+    assert tokenizer("an sks, a V*bear").input_ids.count(sks) == 1 and v in tokenizer("an sks, a V*bear").input_ids
+    assert sks not in tokenizer("a bear that asks").input_ids
+    assert tokenizer("a bear that asks").input_ids == pocket.tokenizer("a bear that asks").input_ids
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), KeyboardInterrupt()], ids=["memory", "Ctrl-C"])
+def test_an_injection_that_fails_halfway_leaves_the_base_as_it_was(pocket, monkeypatch, error):
+    concept = make_concept(pocket)
+    before = {name: value.clone() for name, value in pocket.unet.state_dict().items()}
+    tokenizer, embedding, calls, usual = pocket.tokenizer, pocket.text_encoder.get_input_embeddings(), [], torch.lerp
+
+    def failing(*tensors):
+        calls.append(1)
+        if len(calls) == 3:
+            raise error
+        return usual(*tensors)
+
+    monkeypatch.setattr(torch, "lerp", failing)
+    with pytest.raises(type(error)):
+        pocket.inject(concept, 0.5)
+    assert len(calls) == 3 and pocket.tokenizer is tokenizer and pocket.text_encoder.get_input_embeddings() is embedding
+    assert all(torch.equal(before[name], value) for name, value in pocket.unet.state_dict().items())
+
+
 def test_too_long_prompts_say_what_is_lost(pocket):
     with pytest.warns(UserWarning, match="not used: .*penguin"):
         pocket.text_states(["a bear " * 40 + "penguin"])

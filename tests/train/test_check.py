@@ -108,6 +108,8 @@ def test_a_base_that_is_not_here_is_not_fetched(bears, monkeypatch, tmp_path):
     second = look(bears, base="sd15", number=1)
     assert second.words.token_id == 49409 and second.words.initializer == "pll", "the second of several subjects"
     assert look(bears, base="sd15", initializer="dog").words.initializer == "dog"
+    unread = look(bears, base="sd15", initializer="quizzicality")
+    assert not unread.ready and "'quizzicality', which a token is to start from" in unread.mend[0]
     unknown = look(bears, base="someone/something")
     assert unknown.ready and unknown.base.native_size is None and unknown.cost is None and "not known" in unknown.base.note
 

@@ -126,6 +126,12 @@ def test_class_pictures_of_one_of_several_subjects_may_be_given(small_folder, ph
         "bear": 2,
         "dog": 1,
     }
+    for concept in concepts:
+        concept |= {"class": "bear", "class_images": "mine"}
+    concepts[0]["class_images"] = "others"
+    (tmp_path / "two.yaml").write_text(json.dumps(settings))
+    result = CliRunner().invoke(main, ["train", "two.yaml"])
+    assert result.exit_code == 2 and "two folders of pictures of the class bear" in result.output
 
 
 def test_a_folder_without_class_pictures_is_an_error(command, tmp_path, drawings):

@@ -82,7 +82,7 @@ class TrainConfig(FrozenModel):
         if len(set(tokens)) < len(tokens):
             raise ValueError(f"two concepts share a token: {', '.join(map(str, tokens))}")
         if self.keep == "best" and not self.samples_every:
-            raise ValueError("keep: best judges the samples; give samples_every")
+            raise ValueError("keep: best judges the samples; give samples_every (--samples-every)")
         return self
 
     @property
@@ -116,13 +116,15 @@ def load_yaml(path: Path, model: type[Loaded]) -> Loaded:
     return checked(model, values, str(path))
 
 
-def checked(model: type[Loaded], values: Any, source: str) -> Loaded:
-    """The configuration of these values. Raises UserError that names `source`, the key, and what is wrong there."""
+def checked(model: type[Loaded], values: Any, source: str, *, from_options: bool = False) -> Loaded:
+    """The configuration of these values. Raises UserError that names `source`, the key or the command's option, and what is wrong there."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
+        if from_options and place in model.model_fields:
+            place = f"--{(model.model_fields[place].alias or place).replace('_', '-')}"
         within = SubjectConfig if first["loc"][1:] and first["loc"][0] == "concepts" else model
         known = ", ".join(field.alias or name for name, field in within.model_fields.items())
         remedy = f"the keys are: {known}" if first["type"] == "extra_forbidden" else f"mend {place or 'these settings'}"

@@ -9,17 +9,18 @@ from cdvideo.errors import UserError
 
 
 def split_strength(text: str, *, what: str, example: str) -> tuple[str, float]:
-    """(name, strength) from "zoom-in" or "pan-left:0.6"; without a number behind the last colon, all of it is the name, at strength 1.
+    """(name, strength) from "zoom-in" or "pan-left:0.6"; of a file that is there, and without a last colon, all is the name, at strength 1.
 
-    `what` it is the strength of and an `example` of the whole are for the error. Raises UserError for a strength that is not finite.
+    `what` it is the strength of and an `example` of the whole are for the error. Raises UserError for a strength that is no finite number;
+    but what has a slash behind the colon is a path or an address.
     """
     name, colon, tail = text.rpartition(":")
-    if not colon or Path(text).exists():
+    if not colon or Path(text).exists() or "/" in tail or "\\" in tail:
         return text, 1.0
     try:
         strength = float(tail)
     except ValueError:
-        return text, 1.0
+        strength = math.nan
     if not math.isfinite(strength):
         raise UserError(f"{tail} is no strength of {what}", remedy=f"write a number behind the colon, such as {example}")
     return name, strength

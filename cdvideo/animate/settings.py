@@ -14,6 +14,7 @@ from cdvideo.motion import WeightedLora
 
 MAX_FRAMES = 4096
 LEAST_LOOP = 8
+MOST_GUIDANCE = 100
 
 Course = Mapping[int, float]
 """Values by frame: 1.0 at frame 0 and 0.3 at frame 12 is {0: 1.0, 12: 0.3}."""
@@ -37,12 +38,15 @@ def sampling_settings(
         raise UserError(problem[0], remedy=problem[1])
     if not 0 <= seed < 2**63:
         raise UserError(f"{seed} is no seed", remedy="choose --seed from 0 to 9223372036854775807")
+    guidance = preset.guidance_scale if guidance_scale is None else guidance_scale
+    if not 0 <= guidance <= MOST_GUIDANCE:
+        raise UserError(f"{guidance:g} is no guidance", remedy=f"choose --guidance from 0 to {MOST_GUIDANCE}; 7.5 is usual")
     return {
         "negative": preset.negative_prompt if negative is None else negative,
         "seed": seed,
         "size": [width, height],
         "steps": preset.num_inference_steps if num_inference_steps is None else num_inference_steps,
-        "guidance": preset.guidance_scale if guidance_scale is None else guidance_scale,
+        "guidance": guidance,
         "schedule": schedule,
         "sampler": preset.sampler if sampler is None else sampler,
     }
@@ -54,7 +58,7 @@ def check_length(num_frames: int, fps: float, *, loop: bool) -> None:
     if not least <= num_frames <= MAX_FRAMES:
         what = "loop" if loop else "render"
         raise UserError(f"cannot {what} {num_frames} frames", remedy=f"choose --frames from {least} to {MAX_FRAMES}; 16 is usual")
-    if fps <= 0 or fps > 120:
+    if not 0 < fps <= 120:
         raise UserError(f"cannot play {fps:g} frames a second", remedy="choose --fps from 1 to 120; 8 is usual")
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cdvideo.base import Base
 from cdvideo.errors import UserError, UserNote
+from cdvideo.heif import is_heif, register_heif
 from cdvideo.video import Clip, read
 from cdvideo.video.gather import gathered
 
@@ -111,6 +112,9 @@ def read_start(path: Path, *, most: int | None = None) -> Frames:
     What is transparent becomes white. Raises UserError.
     """
     if path.is_file():
+        with path.open("rb") as file:
+            if is_heif(file.read(32)):
+                register_heif(path)
         try:
             with Image.open(path) as picture:
                 # Some phones' JPEGs hold a second picture (MPO); only a GIF's are frames.

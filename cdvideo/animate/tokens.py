@@ -68,8 +68,8 @@ def say_unknown_tokens(prompts: Sequence[str], concepts: Sequence[Concept]) -> N
     known = {token for concept in concepts for token in concept.header.tokens}
     found = {word: prompt for prompt in prompts for word in _LIKE_A_TOKEN.findall(prompt) if word not in known}
     for word in found:
-        here = f"the concepts here are {', '.join(sorted(known))}" if known else "there is no concept here"
-        warnings.warn(f"the prompt names {word}, which no concept has ({here}); it is read as an ordinary word", UserNote, stacklevel=2)
+        used = f"those in use have {', '.join(sorted(known))}" if known else "none is in use"
+        warnings.warn(f"the prompt names {word}, which no concept has ({used}); it is read as an ordinary word", UserNote, stacklevel=2)
 
 
 def _weighted_ids(tokenizer: Any, prompt: str, tokens: Sequence[str]) -> list[WeightedId]:

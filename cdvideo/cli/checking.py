@@ -151,7 +151,7 @@ def _token_text(report: PhotoReport) -> str:
 def _cost_text(report: PhotoReport) -> str:
     cost = report.cost
     if cost is None:
-        return "its time and memory are not known"
+        return "its time and memory are not known" + ("; they need the class" if report.words.class_word is None else "")
     amount = f"{cost.steps} steps of {cost.batch_size} views, about {_duration(cost.total_seconds)} on {cost.device} in {cost.dtype}"
     memory = f", {cost.memory_bytes / 1e9:.1f} GB of memory" if cost.memory_bytes else ""
     of = f" of {cost.available_bytes / 1e9:.0f}" if memory and cost.available_bytes else ""

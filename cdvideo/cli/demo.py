@@ -32,7 +32,7 @@ def command(out: Path) -> None:
     board = read_storyboard(source).model_copy(update={"cast": {"bear": CastMember.model_validate(concept.resolve())}})
     photos = resource("samples", "bear")
     click.echo(f"photos:  {photos}")
-    train_concept(TrainConfig.model_validate({"images": photos, "class": "bear"}), concept)
+    train_concept(TrainConfig.model_validate({"images": photos, "class": "bear"}), concept, overwrite=True)
     click.echo(f"concept: {concept}")
     plan = plan_film(board, source)
     film = render_film(plan, source, out)

@@ -25,8 +25,14 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     check_replay([given["prompt"]], replay)
     from cdvideo.cli.progress import steps_bar
     from cdvideo.cli.rendering import default_out, open_studio, render_again, save, say_prompts, split_settings
+    from cdvideo.errors import UserError
     from cdvideo.video import check_destination
 
+    for path in outs:
+        if path.suffix.lower() != ".png":
+            raise UserError(
+                f"a picture is written as a PNG, and {path} does not end in .png", remedy=f"use --out {path.with_suffix('.png')}"
+            )
     if replay:
         render_again(replay, outs, ("png",), device=given["device"], offline=given["offline"])
         return

@@ -118,9 +118,11 @@ def render_again(source: Path, outs: Sequence[Path], suffixes: Sequence[str], *,
     record = read_record(source)
     if record is None:
         raise UserError(f"{source} does not say how it was made", remedy="give --prompt and the settings")
+    if "frames" in record and suffixes == ("png",):
+        raise UserError(f"{source} is a clip, not a picture", remedy=f"cdvideo animate --replay {source}")
     destinations = tuple(outs) or tuple(default_out(f"{source.stem}-again", suffix) for suffix in suffixes)
     for path in destinations:
-        check_destination(path)
+        check_destination(path, num_frames=record.get("frames"), fps=record.get("resampled", {}).get("interpolate") or record.get("fps"))
     with steps_bar("rendering again") as on_step:
         clip = replay(record, source, device=device, offline=offline, on_step=on_step)
     save(clip, destinations)

@@ -42,7 +42,7 @@ from cdvideo.cli.options import device_options, offline_option
 @click.option("--log", type=click.Choice(["tensorboard", "wandb"]), multiple=True, help="Log there too, besides log.jsonl.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of every random draw; 0 by default.")
 @click.option("--out", type=click.Path(path_type=Path), help="The concept file; concepts/WORD.safetensors by default.")
-@click.option("--overwrite", is_flag=True, help="Replace a concept that is there already.")
+@click.option("--overwrite", is_flag=True, help="Replace a concept, or an unfinished training, that is there already.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted training.")
 @click.option("--check", is_flag=True, help="Only look at the photos, and say what is wrong and what the training will take.")
 @device_options
@@ -74,10 +74,11 @@ def command(
     check_free([out], overwrite=overwrite or resume)
     from cdvideo.cli.training import train_concept
 
-    train_concept(settings, out, device=device, dtype=dtype, offline=offline, resume=resume)
+    concept = train_concept(settings, out, device=device, dtype=dtype, offline=offline, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") != "0":
         return
-    click.echo(f"concept: {out}")
+    best = f", the best by its samples: after step {concept.header.steps}" if settings.keep == "best" else ""
+    click.echo(f"concept: {out}{best}")
     if settings.samples_every:
         click.echo(f"samples: {out.with_suffix('.training') / 'samples.png'}")
     said = " and ".join(f"a {subject.token} {subject.class_word}" for subject in settings.subjects)
@@ -95,4 +96,4 @@ def _settings(images: Path, **given: Any) -> Any:
         return checked(TrainConfig, {**file.model_dump(exclude_unset=True), **chosen}, f"{images} with the options given")
     if "class_word" not in chosen:
         raise UserError("which class is the subject?", remedy=f"name it in one word: cdvideo train {images} --class bear")
-    return checked(TrainConfig, {"images": images, **chosen}, "the options")
+    return checked(TrainConfig, {"images": images, **chosen}, "the options", from_options=True)

@@ -27,8 +27,22 @@ if TYPE_CHECKING:
 
 
 def train_concept(
-    settings: TrainConfig, out: Path, *, device: str = "auto", dtype: str = "auto", offline: bool = False, resume: bool = False
+    settings: TrainConfig,
+    out: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    offline: bool = False,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Concept:
+    checkpoint = train.checkpoint_path(out)
+    if resume:
+        train.check_resumable(checkpoint)
+    elif checkpoint.exists() and not overwrite:
+        raise UserError(
+            f"there is an unfinished training: {checkpoint}", remedy="go on from it with --resume, or begin anew with --overwrite"
+        )
     check_optimizer(settings.optimizer)
     named = {str(subject.token): subject for subject in settings.subjects}
     photos = {token: train.load_photos(one.images, token=token, class_word=one.class_word) for token, one in named.items()}
@@ -41,9 +55,6 @@ def train_concept(
         for number, (token, one) in enumerate(named.items())
     ]
     steps = settings.steps or preset.train_steps_for(len(subjects))
-    if not resume and train.checkpoint_path(out).exists():
-        message = f"starting anew; --resume would go on from {train.checkpoint_path(out)}"
-        warnings.warn(message, UserNote, stacklevel=1)
     processes = Processes.join(loaded.device)
     prior_weight = method.prior_weight if settings.prior_weight is None else settings.prior_weight
     judges = processes.is_first and bool(settings.samples_every or settings.keep == "best")
@@ -78,11 +89,15 @@ def train_concept(
     if given and not prior_weight:
         note = f"no prior preservation with {settings.method}: the pictures in {', '.join(map(str, given.values()))} are not used"
         warnings.warn(f"{note}; --prior-weight 1 uses them", UserNote, stacklevel=1)
+    if "num_class_images" in settings.model_fields_set and not prior_weight:
+        note = f"no prior preservation with {settings.method}: no pictures of the class are drawn; --prior-weight 1 uses some"
+        warnings.warn(note, UserNote, stacklevel=1)
     if prior_weight:
         words = list(dict.fromkeys(one.class_word for one in named.values()))
         with processes.first_before_others():
             of_classes = _class_pictures(loaded, words, given, journal_folder(out), settings.num_class_images)
-    what = f"learning {', '.join(named)} from {sum(map(len, photos.values()))} photos"
+    count = sum(map(len, photos.values()))
+    what = f"learning {', '.join(named)} from {count} photo{'s' if count > 1 else ''}"
     with tqdm(desc=what, unit="step", total=steps, dynamic_ncols=True, disable=journal is None) as bar, closing(processes):
 
         def on_step(progress: train.Progress) -> None:

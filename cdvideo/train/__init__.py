@@ -1,6 +1,6 @@
 """Training: photos of a subject become a Concept."""
 
-from cdvideo.train.checkpoint import checkpoint_path
+from cdvideo.train.checkpoint import check_resumable, checkpoint_path
 from cdvideo.train.loop import Milestone, Progress, train
 from cdvideo.train.methods import METHODS, find_method
 from cdvideo.train.photos import find_photos, load_photo, load_photos
@@ -11,6 +11,7 @@ __all__ = [
     "Milestone",
     "Progress",
     "Subject",
+    "check_resumable",
     "checkpoint_path",
     "find_method",
     "find_photos",

@@ -21,10 +21,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     replace_files(path, [(path, lambda file: torch.save(state, file))])
 
 
-def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The state in a checkpoint. Raises UserError where it is missing, damaged, or of a training with other settings."""
+def check_resumable(path: Path) -> None:
+    """Raises UserError where there is no checkpoint."""
     if not path.exists():
         raise UserError(f"nothing to resume: no checkpoint {path}", remedy="train without --resume, or name the same --out as before")
+
+
+def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The state in a checkpoint. Raises UserError where it is missing, damaged, or of a training with other settings."""
+    check_resumable(path)
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         saved = state["settings"]

@@ -48,19 +48,12 @@ class Journal:
         self.samples_every, self.scorer = samples_every, scorer
         self.sheet_path, self.log_path = folder / "samples.png", folder / "log.jsonl"
         self._sinks = [_open(log, folder, settings) for log in logs]
-        folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            for old in (self.log_path, self.sheet_path, *folder.glob("samples-*.png")):
-                old.unlink(missing_ok=True)
+        self._resume = resume
         self._recent: list[Progress] = []
         self._began = False
 
     def step(self, progress: Progress) -> None:
-        if not self._began:
-            self._forget_from(progress.step)
-            for sink in self._sinks:
-                sink.begin(progress.step)
-            self._began = True
+        self._begin(progress.step)
         self._recent.append(progress)
         if progress.step % LOG_EVERY == 0 or progress.step == progress.steps:
             names = ("noise_loss", "prior_loss", "spl")
@@ -69,6 +62,7 @@ class Journal:
 
     def milestone(self, milestone: Milestone) -> float | None:
         """Logs the drift and, where it is time, draws and scores; returns the score."""
+        self._begin(milestone.step + 1)
         values = {f"drift/{token}": distance for token, distance in milestone.drift.items()}
         is_end = milestone.step == milestone.steps
         if self.samples_every and (milestone.step % self.samples_every == 0 or is_end):
@@ -89,6 +83,19 @@ class Journal:
             prompt = re.sub(rf"(?<!\w){re.escape(subject.token)} {re.escape(subject.class_word)}(?!\w)", subject.class_word, prompt)
             prompt = re.sub(rf"(?<!\w){re.escape(subject.token)}(?!\w)", subject.class_word, prompt)
         return prompt
+
+    def _begin(self, step: int) -> None:
+        """Makes the folder when there is something to keep in it, without what an earlier training left from this step on."""
+        if self._began:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._resume:
+            for old in (self.log_path, self.sheet_path, *self.folder.glob("samples-*.png")):
+                old.unlink(missing_ok=True)
+        self._forget_from(step)
+        for sink in self._sinks:
+            sink.begin(step)
+        self._began = True
 
     def close(self) -> None:
         for sink in self._sinks:

@@ -6,7 +6,6 @@ the first frame is taken. Pictures larger than training can use are reduced whil
 
 from __future__ import annotations
 
-import importlib
 import io
 import struct
 import warnings
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
 from cdvideo.errors import UserError
+from cdvideo.heif import is_avif, is_heif, register_heif
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "DIB", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM", "TGA")
 """What may be read, whatever the file is called: still pictures whose decoders run no other program."""
@@ -39,7 +39,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # What the decoders raise on damaged files, found by cutting and corrupting files of every format.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError, RuntimeError, struct.error, zlib.error)
 
@@ -88,7 +87,7 @@ def read_picture(path: Path, side: int = LARGEST_SIDE) -> Reading:
 def looks_like_picture(head: bytes) -> bool:
     """Whether a file that begins with these bytes is a JPEG, PNG, GIF, WebP, HEIC or AVIF. Raw camera files and films are not."""
     return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")) or (
-        (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or _is_heif(head) or _is_avif(head)
+        (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or is_heif(head) or is_avif(head)
     )
 
 
@@ -111,26 +110,8 @@ def _check_content(path: Path, head: bytes) -> None:
         raise UserError(f"{path} is not a picture", cause="it is a Git LFS pointer, not the file itself", remedy="run: git lfs pull")
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         raise UserError(f"{path} is not a picture", cause="it is a web page; the download went wrong", remedy="download it again")
-    if _is_heif(head):
-        _register_heif(path)
-
-
-def _is_avif(head: bytes) -> bool:
-    return head[4:8] == b"ftyp" and (head[8:12] in (b"avif", b"avis") or (head[8:12] in (b"mif1", b"msf1") and b"avif" in head[16:]))
-
-
-def _is_heif(head: bytes) -> bool:
-    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and not _is_avif(head)
-
-
-def _register_heif(path: Path) -> None:
-    try:
-        importlib.import_module("pillow_heif").register_heif_opener()
-    except ImportError:
-        raise UserError(
-            f"{path} is a HEIC picture, and no decoder for it is installed",
-            remedy="pip install pillow-heif, or export the photo as JPEG",
-        ) from None
+    if is_heif(head):
+        register_heif(path)
 
 
 def _open(path: Path, head: bytes) -> Image.Image:
@@ -141,7 +122,7 @@ def _open(path: Path, head: bytes) -> Image.Image:
     try:
         return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
-        if _is_avif(head):
+        if is_avif(head):
             raise UserError(
                 f"{path} is an AVIF picture, and this Pillow has no decoder for it",
                 remedy="pip install --upgrade pillow (11.3 or newer), or export the photo as JPEG",

@@ -95,7 +95,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
       cdvideo animate --prompt "a panda jumping in the snow" --base pocket --out panda.gif
       cdvideo animate --prompt "a bear on the beach" --camera zoom-in --camera pan-left:0.6
       cdvideo animate --concept bear.safetensors --concept cat.safetensors:0.8 --prompt "a V1* bear next to a V2* cat"
-      cdvideo animate --prompt "a V* bear on (green grass:1.3)" --prompt-at 12 "a V* bear in the snow" --travel smooth
+      cdvideo animate --frames 40 --prompt "a V* bear on (green grass:1.3)" --prompt-at 24 "a V* bear in the snow"
       cdvideo animate --prompt "a V* bear in the snow" --concept-strength "0:1.0, 12:0.3"
       cdvideo animate --prompt "a bear in the snow" --init photo.jpg --strength 0.6
       cdvideo animate --prompt "a fox jumping" --speed fast --preview steps.png --interpolate 24 --upscale 2

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cdvideo.resources import resource
+from cdvideo.video import Clip
 from tests.command_line import call
 
 BEAR = str(resource("samples", "bear"))
@@ -88,6 +89,17 @@ def test_stills_repeat_by_seed(concept):
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("b.png")))
 
 
+def test_a_destination_that_cannot_hold_a_replay_is_said_before_the_work(monkeypatch):
+    monkeypatch.setattr("cdvideo.cli.rendering.replay", lambda *_, **__: pytest.fail("it was rendered"))
+    Clip(frames=np.zeros((4, 16, 16, 3), np.uint8), fps=8, record={"frames": 4, "fps": 8}).save("a.gif")
+    for arguments, said in (
+        (["image", "--replay", "a.gif"], "a.gif is a clip, not a picture"),
+        (["animate", "--replay", "a.gif", "--out", "b.png"], "b.png cannot hold a clip"),
+    ):
+        result = call(*arguments)
+        assert result.exit_code == 2 and said in result.output, result.output
+
+
 def test_a_prompt_without_the_token_is_said(concept):
     result = call("image", "--prompt", "a bear", "--concept", concept, "--steps", "1", "--out", "a.png")
     assert result.exit_code == 0 and 'write "V* bear"' in result.output
@@ -99,9 +111,10 @@ def test_models_lists_aliases_and_licences():
 
 
 def bad_photos() -> None:
-    for name in ("empty", "text", "dot", "cut"):
+    for name in ("empty", "text", "dot", "cut", "phone"):
         Path(name).mkdir()
     Path("text/a.jpg").write_text("hello")
+    Path("phone/a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     Image.new("RGB", (1, 1)).save("dot/a.png")
     Image.effect_noise((300, 300), 50).convert("RGB").save("cut/a.jpg")
     Path("cut/a.jpg").write_bytes(Path("cut/a.jpg").read_bytes()[:4000])
@@ -130,6 +143,13 @@ def bad_photos() -> None:
         (["animate", "--prompt", "a bear", "--camera", "zoom-inn", "--out", "a.mp4"], "did you mean 'zoom-in'"),
         (["animate", "--prompt", "a bear", "--camera", "zoom-in:inf", "--out", "a.mp4"], "no strength"),
         (["animate", "--prompt", "a bear", "--camera", "text/a.jpg", "--out", "a.mp4"], "text/a.jpg"),
+        (["animate", "--prompt", "a bear", "--concept", "text/a.jpg:abc", "--out", "a.mp4"], "abc is no strength"),
+        (["animate", "--prompt", "a bear", "--guidance", "nan", "--out", "a.mp4"], "nan is no guidance"),
+        (["animate", "--prompt", "a bear", "--guidance", "-1", "--out", "a.mp4"], "-1 is no guidance"),
+        (["animate", "--prompt", "a bear", "--fps", "nan", "--out", "a.mp4"], "nan frames a second"),
+        (["animate", "--prompt", "a bear", "--init", "phone/a.heic", "--out", "a.mp4"], "is a HEIC picture"),
+        (["image", "--prompt", "a bear", "--guidance", "inf", "--out", "a.png"], "inf is no guidance"),
+        (["image", "--prompt", "a bear", "--out", "a.jpg"], "use --out a.png"),
         (["image", "--prompt", "a bear", "--camera", "zoom-in", "--out", "a.png"], "No such option"),
         (["animate", "--prompt", "a bear", "--device", "abacus", "--out", "a.mp4"], "abacus"),
         (["animate", "--prompt", "a bear", "--out", "text/a.jpg/b.mp4"], "text/a.jpg"),

@@ -78,11 +78,12 @@ def test_methods_are_the_same_everywhere():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--keep", "best"], ["keep", "samples_every"]),
+        (["--keep", "best"], ["keep", "--samples-every"]),
         (["--method", "lora"], ["--method", "svdiff"]),
-        (["--learning-rate", "inf"], ["learning_rate"]),
-        (["--learning-rate", "nan"], ["learning_rate"]),
-        (["--learning-rate", "0"], ["learning_rate"]),
+        (["--learning-rate", "inf"], ["mend --learning-rate"]),
+        (["--learning-rate", "nan"], ["mend --learning-rate"]),
+        (["--learning-rate", "0"], ["mend --learning-rate"]),
+        (["--class", ""], ["mend --class"]),
         (["--spl-weight", "nan"], ["spl"]),
         (["--spl-weight", "inf"], ["spl"]),
         (["--prior-weight", "nan"], ["prior"]),

@@ -306,6 +306,7 @@ def test_strengths_stand_behind_a_colon(text, parsed):
     assert parse_camera(text) == parsed
 
 
-def test_strengths_have_to_be_finite():
-    with pytest.raises(UserError, match="nan is no strength"):
-        parse_camera("zoom-in:nan")
+@pytest.mark.parametrize("strength", ["nan", "inf", "abc", ""])
+def test_strengths_have_to_be_finite_numbers(strength):
+    with pytest.raises(UserError, match=f"{strength} ?is no strength of a camera move"):
+        parse_camera(f"zoom-in:{strength}")

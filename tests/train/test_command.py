@@ -2,13 +2,14 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
-from cdvideo import train
+from cdvideo import base, train
 from cdvideo.cli import main
 from cdvideo.concept import Concept
 from cdvideo.train import loop, passes, previews
@@ -169,13 +170,6 @@ def test_a_loss_that_is_not_a_number_is_one_message(command, tmp_path, monkeypat
     assert_same(tensors_of(Concept.load(tmp_path / "bear.safetensors")), tensors_of(Concept.load(tmp_path / "whole.safetensors")))
 
 
-def test_starting_anew_beside_a_checkpoint_is_said(command, tmp_path, monkeypatch):
-    usual = passes.masked_noise_loss
-    monkeypatch.setattr(passes, "masked_noise_loss", lambda *tensors: usual(*tensors) * float("nan"))
-    (tmp_path / "bear.checkpoint").write_bytes(b"")
-    assert "--resume would go on from bear.checkpoint" in command().output
-
-
 def test_nothing_to_resume_loses_nothing(command, tmp_path):
     assert command().exit_code == 0
     before = (tmp_path / "bear.training/log.jsonl").read_text()
@@ -210,11 +204,43 @@ def test_the_best_is_kept_by_the_clip_that_comes_with_the_base(command, tmp_path
 
     monkeypatch.setattr("cdvideo.evaluate.clip.clip_of", lambda kind: FakeClip())
     result = command("--keep", "best", "--samples-every", "2", "--checkpoint-every", "2", "--steps", "6")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0 and "the best by its samples: after step 4" in result.output, result.output
     made = Concept.load(tmp_path / "bear.safetensors")
     assert made.header.steps == 4 and made.looks["V*"].clip == FakeClip.name and torch.equal(made.looks["V*"].features, torch.eye(3))
     logged = [json.loads(line) for line in (tmp_path / "bear.training/log.jsonl").read_text().splitlines()]
     assert [line["score"] for line in logged if "score" in line] == pytest.approx([0.21, 0.91, 0.51])
+
+
+def test_an_unfinished_training_is_not_begun_anew_by_mistake(command, tmp_path, monkeypatch):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    usual = loop.Progress
+    monkeypatch.setattr(loop, "Progress", lambda **values: stop(values) if values["step"] == 2 else usual(**values))
+    assert command("--checkpoint-every", "1").exit_code == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    before = Path("bear.checkpoint").read_bytes()
+    refused = command()
+    assert refused.exit_code == 2 and "--resume" in refused.output and "--overwrite" in refused.output
+    assert Path("bear.checkpoint").read_bytes() == before
+    assert command("--overwrite").exit_code == 0 and not Path("bear.checkpoint").exists()
+
+
+def test_without_a_checkpoint_nothing_is_loaded_to_resume(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "load", lambda *_, **__: pytest.fail("the base was loaded"))
+    result = command("--resume")
+    assert result.exit_code == 2 and "nothing to resume" in result.output
+
+
+def test_a_training_that_is_refused_leaves_no_folder(command, tmp_path):
+    result = command("--token", "bear")
+    assert result.exit_code == 2 and files(tmp_path) == [] and not list(tmp_path.iterdir())
+
+
+def test_pictures_of_the_class_that_nothing_needs_are_said_not_to_be_drawn(command):
+    result = command("--num-class-images", "3", "--steps", "1")
+    assert result.exit_code == 0 and "no pictures of the class are drawn" in result.output
 
 
 def test_masks_and_captions_beside_the_photos_are_learnt_from(command, pictures, tmp_path, monkeypatch):

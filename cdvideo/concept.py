@@ -226,16 +226,18 @@ class Concept:
         """Of the file's content, in hexadecimal: the same for concepts that render the same pictures and say the same of themselves."""
         return hashlib.sha256(self.to_bytes()).hexdigest()[:16]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Writes the file whole or not at all."""
+        path = Path(path)
         replace_files(path, [(path, self.to_bytes())])
 
     @classmethod
-    def load(cls, path: Path) -> Concept:
+    def load(cls, path: Path | str) -> Concept:
         """The concept in a file. Raises UserError where the file is no whole concept."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        path = Path(path)
         header = read_header(path)
         try:
             tensors = load_file(path)

@@ -28,6 +28,12 @@ def test_a_concept_survives_its_file(tmp_path):
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "bear.safetensors"]
 
 
+def test_a_path_may_be_a_string(tmp_path):
+    make_concept().save(str(tmp_path / "bear.safetensors"))
+    found = Concept.load(str(tmp_path / "bear.safetensors"))
+    assert found.source == tmp_path / "bear.safetensors" and found.header.tokens == ("V*",)
+
+
 def test_what_the_photos_look_like_goes_along(tmp_path):
     path, features = tmp_path / "bear.safetensors", torch.randn(5, 8)
     concept = replace(make_concept(), looks={"V*": Looks(features, "0123")})

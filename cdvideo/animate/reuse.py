@@ -54,7 +54,7 @@ class Speed:
 
 
 EXACT = Speed(name="exact")
-DRAFT = Speed(name="draft", reuse_every=3, guided_share=0.6, num_inference_steps=10)
+DRAFT = Speed(name="draft", reuse_every=2, num_whole_first=2, num_whole_last=2, guided_share=0.8, num_inference_steps=10)
 FAST = Speed(name="fast", reuse_every=2, num_whole_first=2, num_whole_last=2)
 SPEEDS = {speed.name: speed for speed in (EXACT, FAST, DRAFT)}
 """`python -m tests.bench.animate --part render --part quality` says what `fast` saves and how near it stays. In the first steps a clip's

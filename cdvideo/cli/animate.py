@@ -61,8 +61,8 @@ from cdvideo.cli.options import check_replay, choose_concepts, offline_option, s
     type=click.Choice(["exact", "fast", "draft"]),
     default="exact",
     show_default=True,
-    help="fast: the UNet's deep features at every 2nd step but for the first and last 2, and --dtype fast. draft: 10 steps, deep "
-    "features at every 3rd, guidance in the first 60 %, and --dtype fast.",
+    help="fast: the UNet's deep features at every 2nd step but for the first and last 2, and --dtype fast. draft: the same "
+    "in 10 steps, with guidance in the first 80 %.",
 )
 @click.option(
     "--interpolate",

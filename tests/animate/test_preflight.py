@@ -80,11 +80,10 @@ def test_the_pace_is_a_warm_steps(monkeypatch, step, measured):
     assert clockwork.clips == ([1, 8] if measured == 8 else [1]), "what would take long is measured on one frame"
     draft = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft"})
     assert (draft.whole_seconds, draft.reusing_seconds) == pytest.approx((16 * step, 1.6 * step))
-    assert draft.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * (2 + 2 * 0.5) + 1.6 * step * (4 + 2 * 0.5) + 8), (
-        "steps 0, 3, 6 and 9 are whole, and the last four have no guidance"
-    )
+    unguided = 16 * step * (5 + 2 * 0.5) + 1.6 * step * 3 + 8
+    assert draft.seconds(num_frames=16, num_steps=10) == pytest.approx(unguided), "3, 5 and 7 are not whole; the last two have no guidance"
     alone = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft", "guidance_scale": 1.0})
-    assert alone.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 4 + 1.6 * step * 6 + 8), "nothing to halve"
+    assert alone.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 7 + 1.6 * step * 3 + 8), "nothing to halve"
     fast = pace_of(clockwork, num_frames=16, settings={"prompts": {0: "a"}, "speed": "fast"})
     assert fast.seconds(num_frames=16, num_steps=10) == pytest.approx(7 * 16 * step + 3 * 1.6 * step + 8), "steps 4, 6 and 8 are not whole"
 

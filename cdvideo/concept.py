@@ -389,12 +389,12 @@ def newest_for_prompt(prompt: str, folder: Path = Path("concepts")) -> Path | No
             header = read_header(path)
         except UserError:
             continue
-        if any(names(prompt, token) for token in header.tokens):
+        if any(is_named(token, prompt) for token in header.tokens):
             return path
     return None
 
 
-def names(prompt: str, token: str) -> bool:
+def is_named(token: str, prompt: str) -> bool:
     """Whether the prompt has the token as the tokenizer reads it: one that is a word, such as sks, not inside another, such as asks."""
     return re.search(rf"\b{token}\b", prompt) is not None if is_word(token) else token in prompt
 

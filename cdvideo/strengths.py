@@ -22,5 +22,5 @@ def split_strength(text: str, *, what: str, example: str) -> tuple[str, float]:
     except ValueError:
         strength = math.nan
     if not math.isfinite(strength):
-        raise UserError(f"{tail} is no strength of {what}", remedy=f"write a number behind the colon, such as {example}")
+        raise UserError(f"{tail or 'nothing'} is no strength of {what}", remedy=f"write a number behind the colon, such as {example}")
     return name, strength

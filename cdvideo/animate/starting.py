@@ -80,17 +80,23 @@ class Start:
         return {"file": self.source, "digest": self.digest, "strength": self.strength}
 
 
+def checked_strength(strength: float | None) -> float:
+    """The strength, or the usual one. Raises UserError for one outside (0, 1]."""
+    strength = DEFAULT_STRENGTH if strength is None else strength
+    if not 0 < strength <= 1:
+        raise UserError(
+            f"--strength {strength:g} is not between 0 and 1", remedy="near 0 keeps what --init shows, 1 draws all of it anew; 0.7 is usual"
+        )
+    return strength
+
+
 def start_from(source: StartSource, strength: float | None, *, size: tuple[int, int], num_frames: int | None = None) -> Start:
     """The start for a clip of `num_frames`, or a still where that is None, at `size` (width, height) in pixels.
 
     Pictures are scaled until they cover the size (Lanczos) and cut to it around their middle. Of a longer clip its first frames are used.
     Raises UserError for a clip that is too short, a strength outside (0, 1], and what cannot be read.
     """
-    strength = DEFAULT_STRENGTH if strength is None else strength
-    if not 0 < strength <= 1:
-        raise UserError(
-            f"--strength {strength:g} is not between 0 and 1", remedy="near 0 keeps what --init shows, 1 draws all of it anew; 0.7 is usual"
-        )
+    strength = checked_strength(strength)
     name = None if isinstance(source, Clip) else os.fspath(source)
     wanted = num_frames or 1
     frames = source.frames if isinstance(source, Clip) else read_start(Path(source), most=wanted + 1)
@@ -107,18 +113,19 @@ def start_from(source: StartSource, strength: float | None, *, size: tuple[int, 
 
 
 def read_start(path: Path, *, most: int | None = None) -> Frames:
-    """The frames (F, H, W, 3) of a clip, its first `most` or all, or the one, or the first, of a picture in any format that Pillow reads.
+    """The frames (F, H, W, 3) of a clip, its first `most` or all, or the one of a picture in any format that Pillow reads.
 
     What is transparent becomes white. Raises UserError.
     """
     if path.is_file():
-        with path.open("rb") as file:
-            if is_heif(file.read(32)):
-                register_heif(path)
         try:
+            with path.open("rb") as file:
+                head = file.read(32)
+            if is_heif(head):
+                register_heif(path)
             with Image.open(path) as picture:
-                # Some phones' JPEGs hold a second picture (MPO); only a GIF's are frames.
-                if picture.format != "GIF" or getattr(picture, "n_frames", 1) == 1:
+                # Some phones' JPEGs hold a second picture (MPO), which is no second frame.
+                if picture.format == "MPO" or getattr(picture, "n_frames", 1) == 1:
                     return np.asarray(_opaque(ImageOps.exif_transpose(picture)))[None]
         except UnidentifiedImageError:
             pass

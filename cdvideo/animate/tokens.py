@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cdvideo.animate.weights import parse_weights
-from cdvideo.concept import Concept, names
+from cdvideo.concept import Concept, is_named
 from cdvideo.errors import UserNote
 
 _LIKE_A_TOKEN = re.compile(r"(?<![\w*])[A-Z]\d*\*(?![\w*])|<[^<>\s]+>")
@@ -60,7 +60,7 @@ def describe_prompt(tokenizer: Any, prompt: str, concepts: Sequence[Concept]) ->
     tokens = [token for concept in concepts for token in concept.header.tokens]
     length = f"{len(_weighted_ids(tokenizer, prompt, tokens))} of {tokenizer.model_max_length - 2} tokens"
     own = [(token, concept.source or "a concept") for concept in concepts for token in concept.header.tokens]
-    return ", ".join([length, *(f"{token} is {source}" for token, source in own if names(prompt, token))])
+    return ", ".join([length, *(f"{token} is {source}" for token, source in own if is_named(token, prompt))])
 
 
 def say_unknown_tokens(prompts: Sequence[str], concepts: Sequence[Concept]) -> None:

@@ -99,7 +99,7 @@ def kohya_name(layer: str) -> str:
 
 
 def parse_lora(text: str) -> tuple[str, float]:
-    """(source, strength) from "style.safetensors" or "style.safetensors:0.7". Raises UserError for a strength that is not finite."""
+    """(source, strength) from "style.safetensors" or "style.safetensors:0.7". Raises UserError for a strength that is no finite number."""
     return split_strength(text, what="a LoRA", example="style.safetensors:0.7")
 
 

@@ -30,9 +30,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
 
     for path in outs:
         if path.suffix.lower() != ".png":
-            raise UserError(
-                f"a picture is written as a PNG, and {path} does not end in .png", remedy=f"use --out {path.with_suffix('.png')}"
-            )
+            raise UserError(f"a picture is written as a PNG, and {path} does not end in .png", remedy="use --out NAME.png")
     if replay:
         render_again(replay, outs, ("png",), device=given["device"], offline=given["offline"])
         return

@@ -111,7 +111,7 @@ def choose_concepts(prompt: str, given: Sequence[str]) -> list[tuple[Path, float
 
     Says which, and what looks forgotten.
     """
-    from cdvideo.concept import distinct_names, newest_for_prompt, read_header
+    from cdvideo.concept import distinct_names, is_named, newest_for_prompt, read_header
 
     chosen = [_with_strength(text) for text in given]
     if not chosen:
@@ -126,7 +126,7 @@ def choose_concepts(prompt: str, given: Sequence[str]) -> list[tuple[Path, float
     for (path, _), header, names in zip(chosen, headers, renames, strict=True):
         if any(token != name for token, name in names.items()):
             click.echo(f"{note} {path} is called {', '.join(names.values())} here, since another has its token too", err=True)
-        if not any(name in prompt for name in names.values()):
+        if not any(is_named(name, prompt) for name in names.values()):
             named = " or ".join(f'"{names[token]} {word}"' for token, word in zip(header.tokens, header.class_words, strict=True))
             click.echo(f"{note} the prompt does not name the concept {path}; write {named} where it should appear", err=True)
     return chosen

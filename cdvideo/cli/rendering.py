@@ -11,7 +11,7 @@ import click
 from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, parse_values, replay
 from cdvideo.animate.reuse import speed_of
-from cdvideo.animate.starting import DEFAULT_STRENGTH
+from cdvideo.animate.starting import checked_strength
 from cdvideo.animate.tokens import describe_prompt
 from cdvideo.base.lora import load_lora, parse_lora
 from cdvideo.cli.progress import duration, size_of, steps_bar
@@ -97,7 +97,7 @@ def say_cost(studio: Studio, settings: dict[str, Any]) -> None:
     pace = pace_of(studio, num_frames=num_frames, settings={**asked, "prompts": prompts})
     num_steps = settings["num_inference_steps"] or speed_of(settings["speed"]).steps_of(studio.preset)
     if settings["init"]:
-        num_steps = max(int(num_steps * (settings["strength"] or DEFAULT_STRENGTH)), 1)
+        num_steps = max(int(num_steps * checked_strength(settings["strength"])), 1)
     seconds = pace.seconds(num_frames=num_frames, num_steps=num_steps, loop=settings["loop"]) * settings["freeinit"]
     measured = "a step of one frame" if pace.measured_frames == 1 else "a step"
     click.echo(f"time: about {duration(seconds)}: {num_steps} steps, as {measured} took just now", err=True)

@@ -44,7 +44,15 @@ def train_concept(
             f"there is an unfinished training: {checkpoint}", remedy="go on from it with --resume, or begin anew with --overwrite"
         )
     check_optimizer(settings.optimizer)
+    train.check_spl_weight(settings.method, settings.spl_weight)
     named = {str(subject.token): subject for subject in settings.subjects}
+    given: dict[str, Path] = {}
+    for one in named.values():
+        if one.class_images and given.setdefault(one.class_word, one.class_images) != one.class_images:
+            raise UserError(
+                f"there are two folders of pictures of the class {one.class_word}: {given[one.class_word]} and {one.class_images}",
+                remedy="put the pictures into one, and name it once",
+            )
     photos = {token: train.load_photos(one.images, token=token, class_word=one.class_word) for token, one in named.items()}
     loaded = base.load(settings.base, device=device, dtype=dtype, offline=offline)
     for one in named.values():
@@ -79,13 +87,6 @@ def train_concept(
             resume=resume,
         )
     of_classes = None
-    given: dict[str, Path] = {}
-    for one in named.values():
-        if one.class_images and given.setdefault(one.class_word, one.class_images) != one.class_images:
-            raise UserError(
-                f"there are two folders of pictures of the class {one.class_word}: {given[one.class_word]} and {one.class_images}",
-                remedy="put the pictures into one, and name it once",
-            )
     if given and not prior_weight:
         note = f"no prior preservation with {settings.method}: the pictures in {', '.join(map(str, given.values()))} are not used"
         warnings.warn(f"{note}; --prior-weight 1 uses them", UserNote, stacklevel=1)

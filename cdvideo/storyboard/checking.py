@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdvideo.base.catalog import BASES, CAMERA_MOVES, CAMERAS, LORAS, MOTIONS, unknown_name
-from cdvideo.concept import KEY_VALUE_SUFFIXES, ConceptHeader, read_header, read_layout
+from cdvideo.concept import KEY_VALUE_SUFFIXES, ConceptHeader, is_named, read_header, read_layout
 from cdvideo.errors import UserError
 from cdvideo.resources import resource
 from cdvideo.storyboard.casting import Cast, Trouble, assemble
@@ -296,5 +296,5 @@ def _notes(storyboard: Storyboard, plan: FilmPlan, cast: Cast) -> Iterator[str]:
                 if role.class_word and re.search(rf"\{{{name}\}} {re.escape(role.class_word)}\b", text):
                     yield f"shots[{number}] says {role.class_word} twice: {{{name}}} becomes {role.token} {role.class_word}"
         for star in plan.shots[number].starring:
-            if not any(token in text for text in plan.shots[number].prompts.values() for token in star.tokens.values()):
+            if not any(is_named(token, text) for text in plan.shots[number].prompts.values() for token in star.tokens.values()):
                 yield f"shots[{number}] stars {star.names[0]}, whom its prompt does not name"

@@ -19,7 +19,7 @@ import torch
 from cdvideo import base, video
 from cdvideo.animate.reuse import DRAFT
 from cdvideo.animate.starting import start_from
-from cdvideo.concept import read_looks
+from cdvideo.concept import is_named, read_looks
 from cdvideo.evaluate.clip import clip_folder, clip_of
 from cdvideo.files import replace_files
 from cdvideo.motion.lora import parse_camera
@@ -164,7 +164,7 @@ class Shelf:
         file = take.folder.with_name(f"{take.folder.name}.scores.json")
         picked = evenly_picked(shot.num_frames, FRAMES_SCORED)
         said = " ".join(shot.prompts.values())
-        named = {star.concept: [token for token, name in star.tokens.items() if name in said] for star in shot.starring}
+        named = {star.concept: [token for token, name in star.tokens.items() if is_named(name, said)] for star in shot.starring}
         starring = {self.makings.concepts[path]: tokens for path, tokens in named.items()}
         texts = [_prompt_at(shot.plain_prompts, frame) for frame in picked]
         by = {"texts": texts, "judge": self._judge, "starring": starring, "costs": [FLICKER_WEIGHT, ENOUGH_MOTION, STILLNESS_WEIGHT]}

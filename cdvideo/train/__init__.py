@@ -2,7 +2,7 @@
 
 from cdvideo.train.checkpoint import check_resumable, checkpoint_path
 from cdvideo.train.loop import Milestone, Progress, train
-from cdvideo.train.methods import METHODS, find_method
+from cdvideo.train.methods import METHODS, check_spl_weight, find_method
 from cdvideo.train.photos import find_photos, load_photo, load_photos
 from cdvideo.train.subject import Subject
 
@@ -12,6 +12,7 @@ __all__ = [
     "Progress",
     "Subject",
     "check_resumable",
+    "check_spl_weight",
     "checkpoint_path",
     "find_method",
     "find_photos",

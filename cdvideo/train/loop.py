@@ -24,7 +24,7 @@ from cdvideo.concept import Concept, ConceptHeader, Looks
 from cdvideo.errors import Interrupted, UserError
 from cdvideo.train.batches import Batch, Batches, CachedViews, FreshViews, made_ahead
 from cdvideo.train.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
-from cdvideo.train.methods import find_method
+from cdvideo.train.methods import check_spl_weight, find_method
 from cdvideo.train.optimisers import make_optimizer
 from cdvideo.train.passes import Pass, Passes, as_graphs, pass_inputs, records_graphs, records_operators
 from cdvideo.train.photos import Photo
@@ -91,8 +91,8 @@ def train(
     `learning_rate` is for one picture and is multiplied by the pictures of a step, as in the public script, and by the method's factor. A
     step has `batch_size` pictures in each process, `accumulate` times. The weights of the losses are the method's own where they are None;
     with a prior weight, `class_pictures` (by class word) are learnt from as well. `looks` gives what the photos look like, by token,
-    which is only kept in the concept. With `cached_views`, that many views of each photo are encoded once and used again and again. On CUDA
-    passes are recorded as graphs, but with `gradient_checkpointing`.
+    which is only kept in the concept. With `cached_views`, that many views of each photo are encoded once and used again and again. Passes
+    are recorded (`passes`), but with `gradient_checkpointing`.
 
     The state is kept in a checkpoint beside `out` every `checkpoint_every` steps; with `resume` the training goes on from there and ends
     as if never interrupted. `on_milestone` is called there, every `milestone_every` steps, and at the end, and may return a score: with
@@ -101,6 +101,7 @@ def train(
     """
     started = time.monotonic()
     chosen = find_method(method)
+    check_spl_weight(method, spl_weight)
     spl_weight = chosen.spl_weight if spl_weight is None else spl_weight
     prior_weight = chosen.prior_weight if prior_weight is None else prior_weight
     if prior_weight and class_pictures is None:
@@ -138,12 +139,6 @@ def train(
         chosen.tune(base, subjects) as tuning,
         quick_layers(base.unet, base.text_encoder),
     ):
-        if spl_weight and not tuning.TRAINS_ROWS:
-            raise UserError(
-                f"the semantic preservation loss does nothing with {method}",
-                cause="it reaches the tokens' embeddings alone, and this method leaves them as they are",
-                remedy="leave --spl-weight out, or choose --method classdiffusion",
-            )
         batches = _batches(base, photos, subjects, class_pictures if prior_weight else None, cached_views, seed, scheduler)
         preservation = Preservation(tuning, spl_mode) if spl_weight else None
         stepper = make_optimizer(optimizer, tuning.parameters, step_rate)

@@ -67,7 +67,7 @@ def pass_inputs(base: Base, batch: Batch, scheduler: Any) -> tuple[Tensor, Tenso
 class Passes:
     """One batch after another: its losses, and the gradients of their weighted sum, over `accumulate`, added to those of the parameters.
 
-    With `records` the first batch's operators are recorded, and replayed for all others: `Recording` says what that saves.
+    With `records` the first batch's operators are recorded, and replayed for all others: `recording` says what that saves.
     """
 
     def __init__(
@@ -116,7 +116,15 @@ class Passes:
 
     def _losses_and_gradients(self, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         losses, loss = self._losses(*inputs)
-        return losses, *torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        return losses, *(_laid_out_as(value, gradient) for value, gradient in zip(self.parameters, gradients, strict=True))
+
+
+def _laid_out_as(value: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """A gradient as autograd would add it to its parameter: fused optimisers take for granted that both lie in memory in one order."""
+    if gradient is None or gradient.stride() == value.stride():
+        return gradient
+    return torch.empty_like(value).copy_(gradient)
 
 
 def records_operators(device: torch.device, dtype: torch.dtype, gradient_checkpointing: bool) -> bool:

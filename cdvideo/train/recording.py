@@ -1,8 +1,10 @@
 """A function of tensors as the operators that it calls: run once, written down, and run again without modules and autograd around them.
 
 A small model's tensors are so small that a fifth of a training step is Python. What is written down is below autograd: of a function that
-asks for gradients, its backward pass, too. The same operators run in the same order, so that the results have the same bits.
-PyTorch's `make_fx` writes the same down, but takes as long at it as thirty steps do; this takes as long as four.
+asks for gradients, its backward pass, too. Results have the same bits. PyTorch's `make_fx` writes the same down, but takes as long at it as
+thirty steps do; this takes as long as four.
+
+Nothing is seen of what goes past PyTorch's dispatcher, such as `Tensor.numpy()` and `Tensor.tolist()`.
 """
 
 from __future__ import annotations
@@ -20,129 +22,157 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _SAME = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 """Operators that give the tensor itself, as far as anything below autograd is concerned."""
-
-
-class NotRecordable(RuntimeError):
-    """What a function does depends on more than the shapes of its inputs, or it changes what it was given."""
-
-
 Results = tuple[Tensor | None, ...]
 
 
+class NotRecordable(RuntimeError):
+    """What a function does depends on more than the shapes of its inputs, or it changes what it was given, or it cannot be told."""
+
+
 def record(
-    function: Callable[..., Sequence[Tensor | None]], inputs: Sequence[Tensor], changing: Iterable[Tensor] = ()
+    function: Callable[..., Sequence[Tensor | None]], inputs: Sequence[Tensor], changing: Sequence[Tensor] = ()
 ) -> tuple[Results, Recording]:
     """What `function` returns for `inputs`, and the function as the operators that it called for them.
 
     `changing` are tensors that it reads besides, and that change in place from call to call. What comes of other tensors alone is computed
-    once. Raises NotRecordable for a function that looks at values, or that changes in place what was there before.
+    once. Raises NotRecordable for a function that looks at values, or that changes in place what was there before; nothing is changed then.
     """
-    recorder = _Recorder()
-    for number, value in enumerate(inputs):
-        recorder.follow(value, recorder.graph.placeholder(f"input_{number}"))
-    for value in changing:
-        recorder.follow(value, recorder.constant(value))
-    recorder.given = set(recorder.graph.nodes)
+    recorder = _Recorder(inputs, changing)
     with recorder:
-        results = tuple(function(*inputs))
-    recorder.graph.output(tuple(None if value is None else recorder.returned(value) for value in results))
+        results = [None if value is None else recorder.returned(value) for value in function(*inputs)]
+    recorder.graph.output(tuple(node for _, node in (result or (None, None) for result in results)))
     recorder.graph.eliminate_dead_code()
-    return results, Recording(recorder.graph, recorder.constants, [value.shape for value in inputs])
+    recording = Recording(recorder.graph, recorder.constants, [value.shape for value in inputs])
+    return tuple(None if result is None else result[0] for result in results), recording
 
 
 class Recording:
     """What `record` wrote down: called with inputs of the same shapes, it returns what the function would."""
 
     def __init__(self, graph: fx.Graph, constants: dict[str, Any], shapes: list[torch.Size]) -> None:
-        self._replay, self._shapes = fx.GraphModule(constants, graph), shapes
+        self._module, self._shapes = fx.GraphModule(constants, graph), shapes
+        # Or graph and module hold each other, and all constants with them, until Python looks for such circles.
+        self._module.graph.owning_module = None
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Results:
         shapes = [value.shape for value in inputs]
         if shapes != self._shapes:
             raise ValueError(f"recorded for inputs of {self._shapes}, and not of {shapes}")
-        results: Results = self._replay(*inputs)
+        # Not the module's own call, which prints the source where an operator fails.
+        results: Results = self._module.forward(*inputs)
         return results
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes into `graph` every operator whose result depends on a followed tensor; results are followed, too."""
+    """Writes into `graph` every operator that reads a followed tensor; its results are followed, too.
 
-    def __init__(self) -> None:
+    Followed are at first the inputs and what changes. Whether something may be changed in place depends on its memory, which views share.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor], changing: Sequence[Tensor]) -> None:
         super().__init__()
         self.graph = fx.Graph()
         self.constants: dict[str, Any] = {}
-        self.given: set[fx.Node] = set()
         self._nodes = WeakTensorKeyDictionary()
-        self._made = WeakTensorKeyDictionary()
-        self._memory: dict[int, StorageWeakRef] = {}
         self._constant_nodes: dict[int, fx.Node] = {}
+        self._followed, self._made, self._read = _Memory(), _Memory(), _Memory()
+        for number, value in enumerate(inputs):
+            self._follow(value, self.graph.placeholder(f"input_{number}"))
+        for value in changing:
+            self._follow(value, self._constant(value))
+        self._given = _Memory([*inputs, *changing])
 
-    def follow(self, value: Tensor, node: fx.Node) -> None:
-        self._nodes[value] = node
-        reference = StorageWeakRef(value.untyped_storage())
-        self._memory[reference.cdata] = reference
-
-    def constant(self, value: Tensor) -> fx.Node:
-        if id(value) not in self._constant_nodes:
-            name = f"constant_{len(self.constants)}"
-            self.constants[name] = value
-            self._constant_nodes[id(value)] = self.graph.create_node("get_attr", name)
-        return self._constant_nodes[id(value)]
-
-    def node_of(self, value: Tensor) -> fx.Node:
-        """The node of a followed tensor, or of a constant."""
-        node: fx.Node | None = self._nodes.get(value)
+    def returned(self, value: Tensor) -> tuple[Tensor, fx.Node]:
+        """A result, which is the caller's to change, and its node: of a constant, a copy."""
+        node = self._nodes.get(value)
         if node is not None:
-            return node
-        if value.layout == torch.strided and StorageWeakRef(value.untyped_storage()).cdata in self._memory:
-            raise NotRecordable("a tensor shares memory with another one in a way that was not seen")
-        return self.constant(value)
-
-    def returned(self, value: Tensor) -> fx.Node:
-        """The node of a result, which is the caller's to change: of a constant, a copy."""
-        node = self.node_of(value)
-        return node if value in self._nodes else self.graph.call_function(torch.ops.aten.clone.default, (node,))
+            return value, node
+        return value.clone(), self.graph.call_function(torch.ops.aten.clone.default, (self._constant(value),))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         read = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
-        followed = [value for value in read if value in self._nodes]
+        for value in read:
+            if value not in self._nodes and value in self._followed:
+                raise NotRecordable(f"{func} reads memory of a followed tensor in a way that was not seen")
+        changed = _changed(func, args, kwargs)
+        if not any(value in self._nodes for value in read) and torch.Tag.nondeterministic_seeded not in func.tags:
+            if not all(value in self._made and value not in self._read for value in changed):
+                raise NotRecordable(f"{func} changes a constant")
+            result = func(*args, **kwargs)
+            self._made.add(value for value in _tensors(result) if not any(_shares(value, other) for other in read))
+            return result
+        if not all(value in self._followed and value not in self._given for value in changed):
+            raise NotRecordable(f"{func} changes an input or a constant")
+        self._check(func, args, kwargs, read)
         result = func(*args, **kwargs)
         if func in _SAME:
-            if followed:
-                self.follow(result, self._nodes[read[0]])
+            self._follow(result, self._nodes[read[0]])
             return result
-        changed = _changed(func, args, kwargs)
-        if not followed and torch.Tag.nondeterministic_seeded not in func.tags and self._may_change(changed, self._made):
-            for value in tree_flatten(result)[0]:
-                if isinstance(value, Tensor):
-                    self._made[value] = True
-            return result
-        if _looks_at_values(func, read):
-            raise NotRecordable(f"{func} looks at values")
-        if not self._may_change(changed, self._nodes):
-            raise NotRecordable(f"{func} changes a tensor that was there before")
         node = self.graph.call_function(func, *tree_map(self._written, (args, kwargs)))
         if isinstance(result, Tensor):
-            self._follow_result(result, node)
+            self._follow(result, node)
         else:
             for index, value in enumerate(result):
                 if isinstance(value, Tensor):
-                    self._follow_result(value, self.graph.call_function(operator.getitem, (node, index)))
+                    self._follow(value, self.graph.call_function(operator.getitem, (node, index)))
         return result
 
-    def _written(self, value: Any) -> Any:
-        return self.node_of(value) if isinstance(value, Tensor) else value
+    def _check(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Sequence[Tensor]) -> None:
+        if _looks_at_values(func, read):
+            raise NotRecordable(f"{func} looks at values")
+        kinds = {str(returned.type) for returned in func._schema.returns}
+        others = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Generator)]
+        if not kinds or kinds - {"Tensor", "List[Tensor]"} or others or torch.Tag.inplace_view in func.tags:
+            raise NotRecordable(f"{func} cannot be written down")
 
-    def _follow_result(self, value: Tensor, node: fx.Node) -> None:
+    def _follow(self, value: Tensor, node: fx.Node) -> None:
+        if value.layout != torch.strided:
+            raise NotRecordable(f"a tensor is laid out as {value.layout}")
         if value not in self._nodes:
-            self.follow(value, node)
+            self._nodes[value] = node
+            self._followed.add([value])
 
-    def _may_change(self, changed: Sequence[Tensor], own: WeakTensorKeyDictionary) -> bool:
-        """Whether these were made here, and are not read as they were before."""
-        given = (self._nodes.get(value) in self.given or id(value) in self._constant_nodes for value in changed)
-        return all(value in own for value in changed) and not any(given)
+    def _constant(self, value: Tensor) -> fx.Node:
+        if id(value) not in self._constant_nodes:
+            name = f"constant_{len(self.constants)}"
+            self.constants[name] = value
+            self._constant_nodes[id(value)] = self.graph.create_node("get_attr", name)
+            self._read.add([value])
+        return self._constant_nodes[id(value)]
+
+    def _written(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        node = self._nodes.get(value)
+        return self._constant(value) if node is None else node
+
+
+class _Memory:
+    """The memory of tensors, which keeps none of it alive. What has none that others could share, as in oneDNN's layout, is left out."""
+
+    def __init__(self, values: Iterable[Tensor] = ()) -> None:
+        # A reference keeps the place of what is let go from being given to another.
+        self._known: dict[int, StorageWeakRef] = {}
+        self.add(values)
+
+    def add(self, values: Iterable[Tensor]) -> None:
+        for value in values:
+            if value.layout == torch.strided:
+                reference = StorageWeakRef(value.untyped_storage())
+                self._known[reference.cdata] = reference
+
+    def __contains__(self, value: Tensor) -> bool:
+        return value.layout == torch.strided and value.untyped_storage()._cdata in self._known
+
+
+def _shares(one: Tensor, other: Tensor) -> bool:
+    return one in _Memory([other])
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return [value for value in tree_flatten(result)[0] if isinstance(value, Tensor)]
 
 
 def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -154,7 +184,7 @@ def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
         for position, argument in enumerate(func._schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
-    return [value for value in tree_flatten(written)[0] if isinstance(value, Tensor)]
+    return _tensors(written)
 
 
 def _looks_at_values(func: Any, read: Sequence[Tensor]) -> bool:

@@ -149,7 +149,7 @@ def bad_photos() -> None:
         (["animate", "--prompt", "a bear", "--fps", "nan", "--out", "a.mp4"], "nan frames a second"),
         (["animate", "--prompt", "a bear", "--init", "phone/a.heic", "--out", "a.mp4"], "is a HEIC picture"),
         (["image", "--prompt", "a bear", "--guidance", "inf", "--out", "a.png"], "inf is no guidance"),
-        (["image", "--prompt", "a bear", "--out", "a.jpg"], "use --out a.png"),
+        (["image", "--prompt", "a bear", "--out", "a.jpg"], "a.jpg does not end in .png"),
         (["image", "--prompt", "a bear", "--camera", "zoom-in", "--out", "a.png"], "No such option"),
         (["animate", "--prompt", "a bear", "--device", "abacus", "--out", "a.mp4"], "abacus"),
         (["animate", "--prompt", "a bear", "--out", "text/a.jpg/b.mp4"], "text/a.jpg"),

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cdvideo.base import Base
 from cdvideo.errors import UserError
 from cdvideo.train.methods.embedding import EmbeddingTuning
 from cdvideo.train.methods.key_values import KeyValueTuning
 from cdvideo.train.methods.spectral import SpectralTuning
 from cdvideo.train.methods.tuning import Tuning
 from cdvideo.train.methods.whole_unet import WholeUnetTuning
-from cdvideo.train.subject import Subject
 
-__all__ = ["METHODS", "Method", "Tuning", "find_method"]
+__all__ = ["METHODS", "Method", "Tuning", "check_spl_weight", "find_method"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,7 @@ class Method:
 
     name: str
     title: str
-    tune: Callable[[Base, Sequence[Subject]], Tuning]
+    tune: type[Tuning]
     spl_weight: float = 0.0
     prior_weight: float = 0.0
     learning_rate_factor: float = 1.0
@@ -74,6 +72,16 @@ METHODS: Mapping[str, Method] = {
         ),
     )
 }
+
+
+def check_spl_weight(method: str, weight: float | None) -> None:
+    """Raises UserError where a method leaves alone what the semantic preservation loss reaches."""
+    if weight and not find_method(method).tune.TRAINS_ROWS:
+        raise UserError(
+            f"the semantic preservation loss does nothing with {method}",
+            cause="it reaches the tokens' embeddings alone, and this method leaves them as they are",
+            remedy="leave --spl-weight out, or choose --method classdiffusion",
+        )
 
 
 def find_method(name: str) -> Method:

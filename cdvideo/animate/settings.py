@@ -36,20 +36,26 @@ def sampling_settings(
     width, height = size or (preset.native_size, preset.native_size)
     if problem := describe_size_problem(width, height, base.latent_factor):
         raise UserError(problem[0], remedy=problem[1])
-    if not 0 <= seed < 2**63:
-        raise UserError(f"{seed} is no seed", remedy="choose --seed from 0 to 9223372036854775807")
-    guidance = preset.guidance_scale if guidance_scale is None else guidance_scale
-    if not 0 <= guidance <= MOST_GUIDANCE:
-        raise UserError(f"{guidance:g} is no guidance", remedy=f"choose --guidance from 0 to {MOST_GUIDANCE}; 7.5 is usual")
+    check_numbers(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
     return {
         "negative": preset.negative_prompt if negative is None else negative,
         "seed": seed,
         "size": [width, height],
         "steps": preset.num_inference_steps if num_inference_steps is None else num_inference_steps,
-        "guidance": guidance,
+        "guidance": preset.guidance_scale if guidance_scale is None else guidance_scale,
         "schedule": schedule,
         "sampler": preset.sampler if sampler is None else sampler,
     }
+
+
+def check_numbers(*, seed: int, num_inference_steps: int | None, guidance_scale: float | None) -> None:
+    """Raises UserError for what no base takes. What is None is a base's own."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"{seed} is no seed", remedy="choose --seed from 0 to 9223372036854775807")
+    if num_inference_steps is not None and num_inference_steps < 1:
+        raise UserError(f"cannot sample in {num_inference_steps} steps", remedy="choose --steps of at least 1; 25 is usual")
+    if guidance_scale is not None and not 0 <= guidance_scale <= MOST_GUIDANCE:
+        raise UserError(f"{guidance_scale:g} is no guidance", remedy=f"choose --guidance from 0 to {MOST_GUIDANCE}; 7.5 is usual")
 
 
 def check_length(num_frames: int, fps: float, *, loop: bool) -> None:

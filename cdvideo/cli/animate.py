@@ -105,6 +105,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     check_replay([given["prompt"], *(text for _, text in given["prompts_at"])], replay)
     from cdvideo.animate.preview import Preview
     from cdvideo.animate.reuse import speed_of
+    from cdvideo.animate.settings import check_length
     from cdvideo.cli.progress import steps_bar
     from cdvideo.cli.rendering import (
         check_preview,
@@ -129,6 +130,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     finish = {name: given.pop(name) for name in ("interpolate", "upscale")}
     for path in destinations:
         check_destination(path, num_frames=max(given["frames"], 1), fps=finish["interpolate"] or given["fps"])
+    check_length(given["frames"], given["fps"], loop=given["loop"])
     check_resampling(fps=given["fps"], **finish)
     check_preview(given["preview"])
     concepts = choose_concepts(" ".join(every_prompt), given.pop("concepts"))

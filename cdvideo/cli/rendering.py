@@ -11,6 +11,7 @@ import click
 from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, parse_values, replay
 from cdvideo.animate.reuse import speed_of
+from cdvideo.animate.settings import check_numbers
 from cdvideo.animate.starting import checked_strength
 from cdvideo.animate.tokens import describe_prompt
 from cdvideo.base.lora import load_lora, parse_lora
@@ -23,13 +24,17 @@ from cdvideo.video import Clip, check_destination, read_record, write
 
 
 def split_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `Studio` renders with, under its own names, and the rest."""
+    """What `Studio` renders with, under its own names, and the rest. Raises UserError for what can be told before a base is loaded."""
     rest = dict(given)
     sampling = {name: rest.pop(name) for name in ("prompt", "negative", "seed", "sampler", "init", "strength")}
     size = rest.pop("size")
     sampling["size"] = parse_size(size) if size else None
     sampling["num_inference_steps"] = rest.pop("steps")
     sampling["guidance_scale"] = rest.pop("guidance")
+    check_numbers(**{name: sampling[name] for name in ("seed", "num_inference_steps", "guidance_scale")})
+    checked_strength(sampling["strength"])
+    if sampling["init"] and not sampling["init"].exists():
+        raise UserError(f"there is no {sampling['init']}", remedy="check the path behind --init")
     return sampling, rest
 
 

@@ -89,6 +89,25 @@ def test_stills_repeat_by_seed(concept):
     assert np.array_equal(np.asarray(Image.open("a.png")), np.asarray(Image.open("b.png")))
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["animate", "--frames", "0"],
+        ["animate", "--fps", "500"],
+        ["animate", "--steps", "0"],
+        ["image", "--seed", "-5"],
+        ["image", "--guidance", "1000"],
+        ["image", "--init", "none.png"],
+        ["animate", "--init", BEAR, "--strength", "nan"],
+    ],
+    ids=" ".join,
+)
+def test_what_needs_no_base_to_be_seen_is_said_before_one_is_loaded(monkeypatch, arguments):
+    monkeypatch.setattr("cdvideo.base.load", lambda *_, **__: pytest.fail("a base was loaded"))
+    result = call(*arguments, "--prompt", "a bear")
+    assert result.exit_code == 2 and arguments[-1].lstrip("-") in result.output, result.output
+
+
 def test_a_destination_that_cannot_hold_a_replay_is_said_before_the_work(monkeypatch):
     monkeypatch.setattr("cdvideo.cli.rendering.replay", lambda *_, **__: pytest.fail("it was rendered"))
     Clip(frames=np.zeros((4, 16, 16, 3), np.uint8), fps=8, record={"frames": 4, "fps": 8}).save("a.gif")

@@ -24,7 +24,7 @@ from cdvideo.animate.settings import (
     sampling_settings,
     strengths_by_frame,
 )
-from cdvideo.animate.starting import Start, StartSource, start_from
+from cdvideo.animate.starting import Start, StartSource, check_strength, start_from
 from cdvideo.animate.text_states import LocalConcept, TextKeyValues, describe_local, require_key_values
 from cdvideo.animate.tokens import say_unknown_tokens, tokenize
 from cdvideo.base import Base, Injection, Vocabulary, versions
@@ -281,9 +281,8 @@ class Studio:
     def _start(
         self, init: StartSource | None, strength: float | None, settings: Mapping[str, Any], num_frames: int | None = None
     ) -> Start | None:
+        check_strength(strength, init)
         if init is None:
-            if strength is not None:
-                raise UserError("--strength is of --init, and there is none", remedy="give --init FILE, or leave --strength out")
             return None
         width, height = settings["size"]
         start = start_from(init, strength, size=(width, height), num_frames=num_frames)

@@ -30,6 +30,8 @@ from cdvideo.video.gather import gathered
 Frames = NDArray[np.uint8]
 StartSource = str | os.PathLike[str] | Clip
 ENCODED_AT_ONCE = 4
+ANIMATED = ("GIF", "PNG", "AVIF")
+"""Formats of pictures, as Pillow names them, whose frames `video.read` reads."""
 DEFAULT_STRENGTH = 0.7
 """How far a start is noised unless the user says otherwise: its layout stays, its details are drawn anew."""
 
@@ -80,14 +82,14 @@ class Start:
         return {"file": self.source, "digest": self.digest, "strength": self.strength}
 
 
-def checked_strength(strength: float | None) -> float:
-    """The strength, or the usual one. Raises UserError for one outside (0, 1]."""
-    strength = DEFAULT_STRENGTH if strength is None else strength
-    if not 0 < strength <= 1:
+def check_strength(strength: float | None, init: object) -> None:
+    """Raises UserError for a strength outside (0, 1], and where there is nothing that it is of. What is None was not given."""
+    if strength is not None and init is None:
+        raise UserError("--strength is of --init, and there is none", remedy="give --init FILE, or leave --strength out")
+    if strength is not None and not 0 < strength <= 1:
         raise UserError(
             f"--strength {strength:g} is not between 0 and 1", remedy="near 0 keeps what --init shows, 1 draws all of it anew; 0.7 is usual"
         )
-    return strength
 
 
 def start_from(source: StartSource, strength: float | None, *, size: tuple[int, int], num_frames: int | None = None) -> Start:
@@ -96,7 +98,8 @@ def start_from(source: StartSource, strength: float | None, *, size: tuple[int, 
     Pictures are scaled until they cover the size (Lanczos) and cut to it around their middle. Of a longer clip its first frames are used.
     Raises UserError for a clip that is too short, a strength outside (0, 1], and what cannot be read.
     """
-    strength = checked_strength(strength)
+    check_strength(strength, source)
+    strength = DEFAULT_STRENGTH if strength is None else strength
     name = None if isinstance(source, Clip) else os.fspath(source)
     wanted = num_frames or 1
     frames = source.frames if isinstance(source, Clip) else read_start(Path(source), most=wanted + 1)
@@ -113,7 +116,7 @@ def start_from(source: StartSource, strength: float | None, *, size: tuple[int, 
 
 
 def read_start(path: Path, *, most: int | None = None) -> Frames:
-    """The frames (F, H, W, 3) of a clip, its first `most` or all, or the one of a picture in any format that Pillow reads.
+    """The frames (F, H, W, 3) of a clip, its first `most` or all, or the one, or first, of a picture in any format that Pillow reads.
 
     What is transparent becomes white. Raises UserError.
     """
@@ -124,8 +127,8 @@ def read_start(path: Path, *, most: int | None = None) -> Frames:
             if is_heif(head):
                 register_heif(path)
             with Image.open(path) as picture:
-                # Some phones' JPEGs hold a second picture (MPO), which is no second frame.
-                if picture.format == "MPO" or getattr(picture, "n_frames", 1) == 1:
+                # Second pictures in phones' JPEGs (MPO), pages and layers are no frames.
+                if picture.format not in ANIMATED or getattr(picture, "n_frames", 1) == 1:
                     return np.asarray(_opaque(ImageOps.exif_transpose(picture)))[None]
         except UnidentifiedImageError:
             pass

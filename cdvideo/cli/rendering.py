@@ -12,7 +12,7 @@ from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, parse_values, replay
 from cdvideo.animate.reuse import speed_of
 from cdvideo.animate.settings import check_numbers
-from cdvideo.animate.starting import checked_strength
+from cdvideo.animate.starting import DEFAULT_STRENGTH, check_strength
 from cdvideo.animate.tokens import describe_prompt
 from cdvideo.base.lora import load_lora, parse_lora
 from cdvideo.cli.progress import duration, size_of, steps_bar
@@ -32,7 +32,7 @@ def split_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     sampling["num_inference_steps"] = rest.pop("steps")
     sampling["guidance_scale"] = rest.pop("guidance")
     check_numbers(**{name: sampling[name] for name in ("seed", "num_inference_steps", "guidance_scale")})
-    checked_strength(sampling["strength"])
+    check_strength(sampling["strength"], sampling["init"])
     if sampling["init"] and not sampling["init"].exists():
         raise UserError(f"there is no {sampling['init']}", remedy="check the path behind --init")
     return sampling, rest
@@ -102,7 +102,8 @@ def say_cost(studio: Studio, settings: dict[str, Any]) -> None:
     pace = pace_of(studio, num_frames=num_frames, settings={**asked, "prompts": prompts})
     num_steps = settings["num_inference_steps"] or speed_of(settings["speed"]).steps_of(studio.preset)
     if settings["init"]:
-        num_steps = max(int(num_steps * checked_strength(settings["strength"])), 1)
+        strength = DEFAULT_STRENGTH if settings["strength"] is None else settings["strength"]
+        num_steps = max(int(num_steps * strength), 1)
     seconds = pace.seconds(num_frames=num_frames, num_steps=num_steps, loop=settings["loop"]) * settings["freeinit"]
     measured = "a step of one frame" if pace.measured_frames == 1 else "a step"
     click.echo(f"time: about {duration(seconds)}: {num_steps} steps, as {measured} took just now", err=True)

@@ -17,7 +17,7 @@ from cdvideo.base.catalog import BasePreset
 from cdvideo.base.device import DTYPES
 from cdvideo.train.loop import Progress, train
 from cdvideo.train.methods import find_method
-from cdvideo.train.passes import records_graphs
+from cdvideo.train.passes import records_graphs, records_operators
 from cdvideo.train.subject import Subject
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -141,8 +141,9 @@ def estimated_cost(preset: BasePreset, recipe: Recipe, *, device: torch.device, 
     kept = (10 if recipe.optimizer == "adamw8bit" else 16) + (4 if records_graphs(device, recipe.gradient_checkpointing) else 0)
     memory = SD15_PARAMETERS * width + kept * trained + activations
     memory += 4 * SD15_SINGULAR_VECTOR_NUMBERS if recipe.method == "svdiff" else 0
-    # On a CPU a second batch's gradients are computed beside those that they are added to.
-    memory += 4 * trained if device.type == "cpu" and recipe.accumulate > 1 else 0
+    # Where operators are recorded, a second batch's gradients are computed beside those that they are added to.
+    records = records_operators(device, dtype, recipe.gradient_checkpointing)
+    memory += 4 * trained if records and recipe.accumulate > 1 else 0
     # Weights as a pass reads them, made of what trains, are kept until they have had their gradients.
     memory += SD15_UNET_PARAMETERS * width if recipe.method == "svdiff" or (recipe.method == "dreambooth" and width < 4) else 0
     memory += _LIBRARIES_BYTES if device.type == "cpu" else 0

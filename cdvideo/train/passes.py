@@ -117,14 +117,25 @@ class Passes:
     def _losses_and_gradients(self, *inputs: Tensor) -> tuple[Tensor | None, ...]:
         losses, loss = self._losses(*inputs)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        return losses, *(_laid_out_as(value, gradient) for value, gradient in zip(self.parameters, gradients, strict=True))
+        return losses, *_as_added(self.parameters, gradients)
 
 
-def _laid_out_as(value: Tensor, gradient: Tensor | None) -> Tensor | None:
-    """A gradient as autograd would add it to its parameter: fused optimisers take for granted that both lie in memory in one order."""
-    if gradient is None or gradient.stride() == value.stride():
-        return gradient
-    return torch.empty_like(value).copy_(gradient)
+def _as_added(values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Iterator[Tensor | None]:
+    """Gradients as autograd would add them to parameters: each in memory of its own, and there in its parameter's order.
+
+    What changes them in place and fused optimisers take that for granted.
+    """
+    seen: set[int] = set()
+    for value, gradient in zip(values, gradients, strict=True):
+        if gradient is not None and (_order(gradient) != _order(value) or gradient.untyped_storage().data_ptr() in seen):
+            gradient = torch.empty_like(value).copy_(gradient)
+        if gradient is not None:
+            seen.add(gradient.untyped_storage().data_ptr())
+        yield gradient
+
+
+def _order(value: Tensor) -> list[int]:
+    return [stride for size, stride in zip(value.shape, value.stride(), strict=True) if size != 1]
 
 
 def records_operators(device: torch.device, dtype: torch.dtype, gradient_checkpointing: bool) -> bool:

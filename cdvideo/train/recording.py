@@ -35,33 +35,37 @@ def record(
     """What `function` returns for `inputs`, and the function as the operators that it called for them.
 
     `changing` are tensors that it reads besides, and that change in place from call to call. What comes of other tensors alone is computed
-    once. Raises NotRecordable for a function that looks at values, or that changes in place what was there before; nothing is changed then.
+    once. Raises NotRecordable for a function that looks at values or changes in place what was there before; no tensor has changed then.
     """
     recorder = _Recorder(inputs, changing)
     with recorder:
         results = [None if value is None else recorder.returned(value) for value in function(*inputs)]
     recorder.graph.output(tuple(node for _, node in (result or (None, None) for result in results)))
     recorder.graph.eliminate_dead_code()
-    recording = Recording(recorder.graph, recorder.constants, [value.shape for value in inputs])
+    recording = Recording(recorder.graph, recorder.constants, [_form(value) for value in inputs])
     return tuple(None if result is None else result[0] for result in results), recording
 
 
 class Recording:
-    """What `record` wrote down: called with inputs of the same shapes, it returns what the function would."""
+    """What `record` wrote down: called with inputs of the same shapes, types and order in memory, it returns what the function would."""
 
-    def __init__(self, graph: fx.Graph, constants: dict[str, Any], shapes: list[torch.Size]) -> None:
-        self._module, self._shapes = fx.GraphModule(constants, graph), shapes
+    def __init__(self, graph: fx.Graph, constants: dict[str, Any], forms: list[Any]) -> None:
+        self._module, self._forms = fx.GraphModule(constants, graph), forms
         # Or graph and module hold each other, and all constants with them, until Python looks for such circles.
         self._module.graph.owning_module = None
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Results:
-        shapes = [value.shape for value in inputs]
-        if shapes != self._shapes:
-            raise ValueError(f"recorded for inputs of {self._shapes}, and not of {shapes}")
+        forms = [_form(value) for value in inputs]
+        if forms != self._forms:
+            raise ValueError(f"recorded for inputs of {self._forms}, and not of {forms}")
         # Not the module's own call, which prints the source where an operator fails.
         results: Results = self._module.forward(*inputs)
         return results
+
+
+def _form(value: Tensor) -> tuple[torch.Size, torch.dtype, tuple[int, ...]]:
+    return value.shape, value.dtype, value.stride()
 
 
 class _Recorder(TorchDispatchMode):
@@ -84,7 +88,7 @@ class _Recorder(TorchDispatchMode):
         self._given = _Memory([*inputs, *changing])
 
     def returned(self, value: Tensor) -> tuple[Tensor, fx.Node]:
-        """A result, which is the caller's to change, and its node: of a constant, a copy."""
+        """A result and its node: of a constant a copy, since results are the caller's to change."""
         node = self._nodes.get(value)
         if node is not None:
             return value, node
@@ -122,9 +126,10 @@ class _Recorder(TorchDispatchMode):
     def _check(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], read: Sequence[Tensor]) -> None:
         if _looks_at_values(func, read):
             raise NotRecordable(f"{func} looks at values")
-        kinds = {str(returned.type) for returned in func._schema.returns}
+        kinds = [str(returned.type) for returned in func._schema.returns]
         others = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Generator)]
-        if not kinds or kinds - {"Tensor", "List[Tensor]"} or others or torch.Tag.inplace_view in func.tags:
+        is_told = kinds == ["List[Tensor]"] or (kinds and set(kinds) == {"Tensor"})
+        if not is_told or others or torch.Tag.inplace_view in func.tags:
             raise NotRecordable(f"{func} cannot be written down")
 
     def _follow(self, value: Tensor, node: fx.Node) -> None:

@@ -101,6 +101,14 @@ def test_what_is_noised_is_the_strengths_share_of_the_steps():
         assert Start(gradient(1), named).first_step(steps) < steps, "what is suggested is taken"
 
 
+@pytest.mark.parametrize("suffix", ["tif", "webp"])
+def test_pages_and_frames_that_no_clip_has_count_as_their_first(tmp_path, suffix):
+    one, other = (Image.new("RGB", (64, 64), colour) for colour in ((200, 0, 0), (0, 0, 200)))
+    one.save(tmp_path / f"two.{suffix}", save_all=True, append_images=[other])
+    start = start_from(tmp_path / f"two.{suffix}", 0.5, size=SIZE)
+    assert len(start.frames) == 1 and start.frames[0, 0, 0, 0] > 180
+
+
 def test_a_phones_jpeg_with_a_second_picture_is_a_picture(tmp_path):
     one, other = (Image.new("RGB", (64, 64), colour) for colour in ((200, 0, 0), (0, 0, 200)))
     one.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[other])

@@ -141,10 +141,40 @@ def test_a_recording_that_is_let_go_takes_its_constants_along():
         gc.enable()
 
 
-def test_other_shapes_are_refused():
-    _, recording = record(lambda values: [values * 2], [torch.zeros(2)])
-    with pytest.raises(ValueError, match=r"recorded for inputs of .*\[2\].*\[3\]"):
-        recording(torch.zeros(3))
+def test_other_shapes_types_and_orders_are_refused():
+    _, recording = record(lambda values: [values * 2], [torch.zeros(2, 3)])
+    with pytest.raises(ValueError, match=r"recorded for inputs of .*\[2, 3\].*\[3, 3\]"):
+        recording(torch.zeros(3, 3))
+    for other in (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3, 2).t()):
+        with pytest.raises(ValueError, match="recorded for inputs of"):
+            recording(other)
+
+
+def test_gradients_that_share_memory_or_lie_otherwise_are_added_as_autograd_adds_them():
+    """Of sum((a + b) x) both gradients are one tensor; of a weight that is read the other way round, it lies the other way round."""
+
+    class Sums(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (torch.nn.Parameter(torch.ones(2, 3)) for _ in range(3))
+
+        def forward(self, values):
+            loss = ((self.a + self.b) * values).sum() + (self.c.t() * values.t().contiguous()).sum()
+            return loss, torch.zeros(()), torch.zeros(())
+
+    values = [torch.arange(6.0).view(2, 3), torch.ones(2, 3)]
+    for records in (True, False):
+        module = Sums()
+        settings = {"prior_weight": 0, "spl_weight": 0, "accumulate": 2, "records": records}
+        step = passes.Passes(module, list(module.parameters()), torch.amp.GradScaler("cpu", enabled=False), **settings)
+        for one in values:
+            step([one])
+        for parameter in module.parameters():
+            assert torch.equal(parameter.grad, (values[0] + values[1]) / 2)
+            assert parameter.grad.stride() == parameter.stride()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        norm = torch.cat([parameter.grad.flatten() for parameter in module.parameters()]).norm()
+        assert norm.item() == pytest.approx(1, abs=1e-4), "each was scaled once"
 
 
 def test_recording_holds_no_more_than_the_function_does():
@@ -169,11 +199,12 @@ def plain(monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_recorded_training_learns_the_same_bits(small_folder, pictures, tmp_path, plain, method, dtype):
+def test_a_recorded_training_learns_the_same_bits(small_folder, pictures, tmp_path, plain, method, dtype, recwarn):
     settings = {"method": method, "accumulate": 2, "prior_weight": 0.5, "class_pictures": {"bear": pictures["V2*"]}}
     if METHODS[method].spl_weight or method == "textual-inversion":
         settings["spl_weight"] = 0.3
     recorded = run(base.load(str(small_folder), device="cpu", dtype=dtype), pictures, tmp_path / "a.safetensors", **settings)
+    assert not [one for one in recwarn if isinstance(one.message, UserNote)], "it was not recorded"
     plain()
     usual = run(base.load(str(small_folder), device="cpu", dtype=dtype), pictures, tmp_path / "b.safetensors", **settings)
     assert recorded.progress == usual.progress

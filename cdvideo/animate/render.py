@@ -24,7 +24,7 @@ from cdvideo.animate.settings import (
     sampling_settings,
     strengths_by_frame,
 )
-from cdvideo.animate.starting import Start, StartSource, check_strength, start_from
+from cdvideo.animate.starting import Start, StartSource, check_start, start_from
 from cdvideo.animate.text_states import LocalConcept, TextKeyValues, describe_local, require_key_values
 from cdvideo.animate.tokens import say_unknown_tokens, tokenize
 from cdvideo.base import Base, Injection, Vocabulary, versions
@@ -281,8 +281,8 @@ class Studio:
     def _start(
         self, init: StartSource | None, strength: float | None, settings: Mapping[str, Any], num_frames: int | None = None
     ) -> Start | None:
-        check_strength(strength, init)
         if init is None:
+            check_start(init, strength)
             return None
         width, height = settings["size"]
         start = start_from(init, strength, size=(width, height), num_frames=num_frames)

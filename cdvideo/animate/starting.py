@@ -61,7 +61,7 @@ class Start:
 
         Raises UserError where no step would be.
         """
-        num_steps = min(int(num_inference_steps * self.strength), num_inference_steps)
+        num_steps = steps_left(num_inference_steps, self.strength)
         if num_steps < 1:
             raise UserError(
                 f"--strength {self.strength:g} of {num_inference_steps} steps is no step at all",
@@ -82,14 +82,21 @@ class Start:
         return {"file": self.source, "digest": self.digest, "strength": self.strength}
 
 
-def check_strength(strength: float | None, init: object) -> None:
-    """Raises UserError for a strength outside (0, 1], and where there is nothing that it is of. What is None was not given."""
+def steps_left(num_inference_steps: int, strength: float | None) -> int:
+    """How many of the steps are taken from a start of the strength, or of the usual one."""
+    return min(int(num_inference_steps * (DEFAULT_STRENGTH if strength is None else strength)), num_inference_steps)
+
+
+def check_start(init: StartSource | None, strength: float | None) -> None:
+    """Raises UserError for a strength outside (0, 1] or of nothing, and for a file that is not there. What is None was not given."""
     if strength is not None and init is None:
         raise UserError("--strength is of --init, and there is none", remedy="give --init FILE, or leave --strength out")
     if strength is not None and not 0 < strength <= 1:
         raise UserError(
             f"--strength {strength:g} is not between 0 and 1", remedy="near 0 keeps what --init shows, 1 draws all of it anew; 0.7 is usual"
         )
+    if init is not None and not isinstance(init, Clip) and not os.path.exists(init):
+        raise UserError(f"there is no {os.fspath(init)}", remedy="check the path behind --init")
 
 
 def start_from(source: StartSource, strength: float | None, *, size: tuple[int, int], num_frames: int | None = None) -> Start:
@@ -98,7 +105,7 @@ def start_from(source: StartSource, strength: float | None, *, size: tuple[int, 
     Pictures are scaled until they cover the size (Lanczos) and cut to it around their middle. Of a longer clip its first frames are used.
     Raises UserError for a clip that is too short, a strength outside (0, 1], and what cannot be read.
     """
-    check_strength(strength, source)
+    check_start(source, strength)
     strength = DEFAULT_STRENGTH if strength is None else strength
     name = None if isinstance(source, Clip) else os.fspath(source)
     wanted = num_frames or 1

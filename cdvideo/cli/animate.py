@@ -122,7 +122,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     from cdvideo.video.resampling import check_resampling, resampled
 
     if replay:
-        render_again(replay, outs, ("mp4", "gif"), device=given["device"], offline=given["offline"])
+        render_again(replay, outs, still=False, device=given["device"], offline=given["offline"])
         return
     course = over_time(given)
     every_prompt = [prompt for prompt in (given["prompt"], *course["prompts"].values()) if prompt is not None]

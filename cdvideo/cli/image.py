@@ -32,7 +32,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
         if path.suffix.lower() != ".png":
             raise UserError(f"a picture is written as a PNG, and {path} does not end in .png", remedy="use --out NAME.png")
     if replay:
-        render_again(replay, outs, ("png",), device=given["device"], offline=given["offline"])
+        render_again(replay, outs, still=True, device=given["device"], offline=given["offline"])
         return
     destinations = outs or (default_out(given["prompt"], "png"),)
     for path in destinations:

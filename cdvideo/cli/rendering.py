@@ -12,7 +12,7 @@ from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, parse_values, replay
 from cdvideo.animate.reuse import speed_of
 from cdvideo.animate.settings import check_numbers
-from cdvideo.animate.starting import DEFAULT_STRENGTH, check_strength
+from cdvideo.animate.starting import check_start, steps_left
 from cdvideo.animate.tokens import describe_prompt
 from cdvideo.base.lora import load_lora, parse_lora
 from cdvideo.cli.progress import duration, size_of, steps_bar
@@ -32,9 +32,7 @@ def split_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     sampling["num_inference_steps"] = rest.pop("steps")
     sampling["guidance_scale"] = rest.pop("guidance")
     check_numbers(**{name: sampling[name] for name in ("seed", "num_inference_steps", "guidance_scale")})
-    check_strength(sampling["strength"], sampling["init"])
-    if sampling["init"] and not sampling["init"].exists():
-        raise UserError(f"there is no {sampling['init']}", remedy="check the path behind --init")
+    check_start(sampling["init"], sampling["strength"])
     return sampling, rest
 
 
@@ -102,8 +100,7 @@ def say_cost(studio: Studio, settings: dict[str, Any]) -> None:
     pace = pace_of(studio, num_frames=num_frames, settings={**asked, "prompts": prompts})
     num_steps = settings["num_inference_steps"] or speed_of(settings["speed"]).steps_of(studio.preset)
     if settings["init"]:
-        strength = DEFAULT_STRENGTH if settings["strength"] is None else settings["strength"]
-        num_steps = max(int(num_steps * strength), 1)
+        num_steps = max(steps_left(num_steps, settings["strength"]), 1)
     seconds = pace.seconds(num_frames=num_frames, num_steps=num_steps, loop=settings["loop"]) * settings["freeinit"]
     measured = "a step of one frame" if pace.measured_frames == 1 else "a step"
     click.echo(f"time: about {duration(seconds)}: {num_steps} steps, as {measured} took just now", err=True)
@@ -119,13 +116,14 @@ def default_out(prompt: str, suffix: str) -> Path:
     return candidate
 
 
-def render_again(source: Path, outs: Sequence[Path], suffixes: Sequence[str], *, device: str, offline: bool) -> None:
-    """Renders what made `source` once more, from the record inside it, and saves it."""
+def render_again(source: Path, outs: Sequence[Path], *, still: bool, device: str, offline: bool) -> None:
+    """Renders what made `source`, a clip or a `still`, once more, from the record inside it, and saves it."""
     record = read_record(source)
     if record is None:
         raise UserError(f"{source} does not say how it was made", remedy="give --prompt and the settings")
-    if "frames" in record and suffixes == ("png",):
+    if still and "frames" in record:
         raise UserError(f"{source} is a clip, not a picture", remedy=f"cdvideo animate --replay {source}")
+    suffixes = ("png",) if still else ("mp4", "gif")
     destinations = tuple(outs) or tuple(default_out(f"{source.stem}-again", suffix) for suffix in suffixes)
     for path in destinations:
         check_destination(path, num_frames=record.get("frames"), fps=record.get("resampled", {}).get("interpolate") or record.get("fps"))

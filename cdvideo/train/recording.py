@@ -1,8 +1,8 @@
 """A function of tensors as the operators that it calls: run once, written down, and run again without modules and autograd around them.
 
-A small model's tensors are so small that a fifth of a training step is Python. What is written down is below autograd: of a function that
-asks for gradients, its backward pass, too. Results have the same bits. PyTorch's `make_fx` writes the same down, but takes as long at it as
-thirty steps do; this takes as long as four.
+A small model's tensors are so small that Python takes a good part of a training step. What is written down is below autograd: of a function
+that asks for gradients, its backward pass, too. Results have the same bits. PyTorch's `make_fx` writes the same down, but takes many times
+as long at it, which a short training would not earn back.
 
 Nothing is seen of what goes past PyTorch's dispatcher, such as `Tensor.numpy()` and `Tensor.tolist()`.
 """
@@ -96,7 +96,7 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        read = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        read = _tensors((args, kwargs))
         for value in read:
             if value not in self._nodes and value in self._followed:
                 raise NotRecordable(f"{func} reads memory of a followed tensor in a way that was not seen")
@@ -105,7 +105,8 @@ class _Recorder(TorchDispatchMode):
             if not all(value in self._made and value not in self._read for value in changed):
                 raise NotRecordable(f"{func} changes a constant")
             result = func(*args, **kwargs)
-            self._made.add(value for value in _tensors(result) if not any(_shares(value, other) for other in read))
+            there = _Memory(read)
+            self._made.add(value for value in _tensors(result) if value not in there)
             return result
         if not all(value in self._followed and value not in self._given for value in changed):
             raise NotRecordable(f"{func} changes an input or a constant")
@@ -172,12 +173,8 @@ class _Memory:
         return value.layout == torch.strided and value.untyped_storage()._cdata in self._known
 
 
-def _shares(one: Tensor, other: Tensor) -> bool:
-    return one in _Memory([other])
-
-
-def _tensors(result: Any) -> list[Tensor]:
-    return [value for value in tree_flatten(result)[0] if isinstance(value, Tensor)]
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_flatten(values)[0] if isinstance(value, Tensor)]
 
 
 def _changed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

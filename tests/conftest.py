@@ -1,7 +1,12 @@
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Read when Triton is first imported, which diffusers does: its kernels then run on the CPU, in Python.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from cdvideo import base, motion
 

@@ -4,7 +4,8 @@ PyTorch leaves fp32 matrix products to MKL, which does not use AVX-512 on proces
 a convolution into its own order anew at every call. Here oneDNN does both, and keeps the order of weights that stay as they are. It is
 the same arithmetic, rounded elsewhere. The operators are those that PyTorch's own compiler emits (`torch._inductor.mkldnn_ir`).
 
-Where a layer's weight or bias is trained, where operators are cast to another precision, and on other devices, layers compute as PyTorch's.
+Where a layer's weight or bias is trained, where operators are cast to another precision, and on other processors, layers compute as
+PyTorch's.
 
 Shapes: `B` pictures, `N` rows, `I O` channels in and out, `H W` height and width.
 """
@@ -21,6 +22,7 @@ from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from cdvideo.base.gpu_layers import computing_as, fused_layers
 from cdvideo.base.short_attention import short_attention
 
 MOST_ORDERED_BYTES = 2**28
@@ -31,18 +33,13 @@ _ORDERED: WeakKeyDictionary[nn.Conv2d, dict[str, tuple[Any, Tensor]]] = WeakKeyD
 
 @contextmanager
 def quick_layers(*models: nn.Module) -> Iterator[None]:
-    """Within it, models on a CPU compute faster what they compute anyway, with or without gradients; elsewhere nothing changes."""
-    changed: list[tuple[nn.Module, type[nn.Module]]] = []
-    with short_attention(*models):
+    """Within it, models compute faster what they compute anyway, with or without gradients: here on a CPU, by `gpu_layers` on a GPU."""
+    changed = [pair for model in models for pair in _quick_classes(model)]
+    with fused_layers(*models), short_attention(*models), computing_as(changed):
         try:
-            for model in models:
-                for layer, quick in _quick_classes(model):
-                    changed.append((layer, type(layer)))
-                    layer.__class__ = quick
             yield
         finally:
-            for layer, before in changed:
-                layer.__class__ = before
+            for layer, _ in changed:
                 if isinstance(layer, nn.Conv2d):
                     _ORDERED.pop(layer, None)
 

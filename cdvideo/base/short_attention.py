@@ -17,6 +17,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from einops import rearrange
 from torch import Tensor, nn
 
+from cdvideo.base.gpu_layers import is_plain_attention
+
 MOST_SCORE_BYTES = 2**24
 """Of the scores of one layer. What has more, such as attention between the cells of a large picture, goes to the fused kernel."""
 
@@ -66,7 +68,7 @@ def short_attention(*models: nn.Module) -> Iterator[None]:
         if next(model.parameters()).device.type != "cpu":
             continue
         for layer in model.modules():
-            if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0 and _is_plain(layer):
+            if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0 and is_plain_attention(layer):
                 changed.append((layer, layer.processor))
                 layer.processor = _ShortAttention(layer.processor)
     try:
@@ -74,9 +76,3 @@ def short_attention(*models: nn.Module) -> Iterator[None]:
     finally:
         for layer, before in changed:
             layer.processor = before
-
-
-def _is_plain(layer: Any) -> bool:
-    """Whether a layer is made of its four matrices alone, as those of Stable Diffusion 1.5 and AnimateDiff are."""
-    others = (layer.spatial_norm, layer.group_norm, layer.norm_q, layer.norm_k, layer.norm_cross)
-    return not any(others) and not layer.residual_connection and layer.rescale_output_factor == 1

@@ -34,8 +34,10 @@ def failing(base, dtype, spoil, **options):
 def test_what_fails_is_decoded_again_in_fp32_and_said(pocket, spoil):
     expected = pocket.decode(LATENTS)
     base = failing(pocket, torch.bfloat16, spoil)
+    places = [value.data_ptr() for value in base.vae.parameters()]
     with pytest.warns(UserNote, match="failed in bfloat16"):
         pictures = base.decode(LATENTS.to(torch.bfloat16))
+    assert [value.data_ptr() for value in base.vae.parameters()] == places, "recordings read weights where they were"
     # The weights went through bfloat16 once.
     assert (pictures.int() - expected.int()).abs().max() < 16
     assert base.vae.dtype == torch.bfloat16

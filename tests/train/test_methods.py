@@ -12,6 +12,7 @@ from cdvideo import train
 from cdvideo.base.quick_layers import quick_layers
 from cdvideo.concept import Concept, SpectralShift, read_layout
 from cdvideo.errors import UserError
+from cdvideo.train.methods import find_method
 from tests.train.trainings import BEAR, BEAR_AND_DOG, assert_same, change, run, snapshot
 
 METHODS = list(train.METHODS)
@@ -108,6 +109,14 @@ def test_what_a_concept_holds_and_how_large_it_is(small, pictures, class_picture
     assert sum(entry.num_bytes for entry in layouts["svdiff"].values()) < whole / 10
     assert layouts["classdiffusion"].keys() == layouts["custom-diffusion"].keys()
     assert all(name == "embedding.V*" or name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for name in layouts["classdiffusion"])
+
+
+def test_what_trains_lies_in_the_order_that_optimisers_and_checkpoints_know(small_in_either):
+    small_in_either.unet.to(memory_format=torch.channels_last)
+    with find_method("dreambooth").tune(small_in_either, [BEAR]) as tuning:
+        assert all(value.is_contiguous() for value in tuning.parameters)
+        assert any(value.ndim == 4 and value.shape[-1] > 1 for value in tuning.parameters)
+    assert small_in_either.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_what_trains_and_what_stays(small, pictures, class_pictures, tmp_path):

@@ -62,7 +62,8 @@ class Tuning:
         module_name, _, last = name.rpartition(".")
         module = self.base.unet.get_submodule(module_name)
         self.keep_parameters(module)
-        value = nn.Parameter(getattr(module, last).detach().float().clone())
+        # Optimisers and their checkpoints know one order of memory, whatever that of the base is.
+        value = nn.Parameter(getattr(module, last).detach().float().clone(memory_format=torch.contiguous_format))
         module.register_parameter(last, value)
         if self.base.dtype != torch.float32:
             parametrize.register_parametrization(module, last, InPrecision(self.base.dtype), unsafe=True)

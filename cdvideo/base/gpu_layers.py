@@ -1,0 +1,313 @@
+"""A model's layers on an NVIDIA GPU, with few passes over memory between its matrix products and convolutions.
+
+Norms, activations, biases, sums and GEGLU's gate are computed by `gpu_kernels`, in channels-last order throughout, so that nothing is ever
+copied from one order into the other. It is the same arithmetic, rounded less often.
+
+Blocks that differ from Stable Diffusion 1.5's, and those of whose own weights any trains, compute as diffusers has them.
+
+Shapes: `B` pictures, `P` places of one, `C` channels, `H W` height and width.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.activations import GEGLU
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel, Transformer2DModelOutput
+from einops import rearrange
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from cdvideo.errors import UserNote
+
+FED_AT_ONCE = 65536
+"""Rows that a feed-forward, which is eight times as wide within, is computed of at once."""
+
+
+def kernels() -> ModuleType:
+    """`gpu_kernels`, which only where Triton is can be imported."""
+    from cdvideo.base import gpu_kernels
+
+    return gpu_kernels
+
+
+@functools.cache
+def has_kernels(device: torch.device) -> bool:
+    """Whether the kernels can be built for this device; where an NVIDIA GPU of their kind cannot, it is said."""
+    if device.type != "cuda" or not torch.version.cuda or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        if _agrees(device):
+            return True
+        failed = "its norms are not PyTorch's"
+    # Triton is not there, or it finds no C compiler, no driver, or not its own compiler's parts: it has a class for each.
+    except Exception as error:
+        failed = (str(error).splitlines() or [type(error).__name__])[0]
+    warnings.warn(f"Triton cannot build kernels here, so that models compute slower: {failed}", UserNote, stacklevel=2)
+    return False
+
+
+def _agrees(device: torch.device) -> bool:
+    states = torch.randn(1, 64, 32, device=device)
+    weight, bias = states[0, 0].contiguous(), states[0, 1].contiguous()
+    wanted = F.group_norm(states.transpose(1, 2), 4, weight, bias, 1e-5).transpose(1, 2)
+    return torch.allclose(kernels().group_norm(states, 4, weight, bias, 1e-5), wanted, atol=1e-4)
+
+
+@contextmanager
+def fused_layers(*models: nn.Module) -> Iterator[None]:
+    """Within it, models on an NVIDIA GPU compute faster what they compute anyway, with or without gradients; elsewhere nothing changes."""
+    on_gpu = [model for model in models if has_kernels(next(model.parameters()).device)]
+    attentions = [(layer, layer.processor) for model in on_gpu for layer in _plain_attentions(model)]
+    with computing_as([pair for model in on_gpu for pair in _fused_classes(model)]):
+        try:
+            for layer, before in attentions:
+                layer.processor = _PlainAttention(before)
+            yield
+        finally:
+            for layer, before in attentions:
+                layer.processor = before
+
+
+@contextmanager
+def computing_as(classes: Iterable[tuple[nn.Module, type[nn.Module]]]) -> Iterator[None]:
+    """Within it, each of the layers computes as one of that class, with its own parameters."""
+    changed: list[tuple[nn.Module, type[nn.Module]]] = []
+    try:
+        for layer, kind in classes:
+            changed.append((layer, type(layer)))
+            layer.__class__ = kind
+        yield
+    finally:
+        for layer, before in changed:
+            layer.__class__ = before
+
+
+def _fused_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
+    for layer in model.modules():
+        if type(layer) is ResnetBlock2D and _is_plain_resnet(layer):
+            yield layer, _FusedResnetBlock
+        elif type(layer) is Transformer2DModel and _is_plain_transformer(layer):
+            yield layer, _FusedTransformer
+        elif type(layer) is BasicTransformerBlock and is_plain_block(layer):
+            yield layer, _FusedTransformerBlock
+        elif type(layer) is GEGLU and type(layer.proj) is nn.Linear:
+            yield layer, _FusedGEGLU
+
+
+def _is_frozen(*layers: nn.Module) -> bool:
+    return not any(parameter.requires_grad for layer in layers for parameter in layer.parameters())
+
+
+def _is_plain_convolution(layer: Any) -> bool:
+    of_one = layer.groups == 1 and layer.dilation == layer.stride == (1, 1)
+    return of_one and type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+
+
+def _is_plain_resnet(block: Any) -> bool:
+    convolutions = [layer for layer in (block.conv1, block.conv2, block.conv_shortcut) if layer is not None]
+    norms = (block.norm1, block.norm2)
+    return (
+        block.upsample is block.downsample is None
+        and block.time_embedding_norm in ("default", "group")
+        and isinstance(block.nonlinearity, nn.SiLU)
+        and not block.skip_time_act
+        and block.output_scale_factor == 1
+        and all(type(norm) is nn.GroupNorm for norm in norms)
+        and all(_is_plain_convolution(layer) and layer.bias is not None for layer in convolutions)
+        and _is_frozen(*norms, *convolutions, *([] if block.time_emb_proj is None else [block.time_emb_proj]))
+    )
+
+
+def _is_plain_transformer(model: Any) -> bool:
+    projections = (model.proj_in, model.proj_out)
+    return (
+        bool(model.is_input_continuous)
+        and type(model.norm) is nn.GroupNorm
+        and all(type(layer) in (nn.Linear, nn.Conv2d) for layer in projections)
+        and _is_frozen(model.norm, *projections)
+    )
+
+
+def is_plain_block(block: Any) -> bool:
+    """Whether a transformer block is of norms, two attentions and a feed-forward alone."""
+    norms = (block.norm1, block.norm2, block.norm3)
+    return (
+        block.norm_type == "layer_norm"
+        and not block.only_cross_attention
+        and not hasattr(block, "fuser")
+        and block.attn2 is not None
+        and all(type(norm) is nn.LayerNorm and norm.elementwise_affine and norm.bias is not None for norm in norms)
+        and _is_frozen(*norms)
+    )
+
+
+def rows_of(pictures: Tensor) -> Tensor:
+    """(B, P, C) of (B, C, H, W), a view where these are in channels-last order."""
+    return pictures.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def pictures_of(rows: Tensor, like: Tensor) -> Tensor:
+    """(B, C, H, W) in channels-last order of (B, P, C), of the height and width of `like`."""
+    return rows.unflatten(1, tuple(like.shape[-2:])).permute(0, 3, 1, 2)
+
+
+class _FrozenConvolution(torch.autograd.Function):
+    """A convolution of stride 1 without a bias, whose weight has no gradient: its pictures need not be kept for one."""
+
+    @staticmethod
+    def forward(ctx: Any, pictures: Tensor, weight: Tensor, padding: tuple[int, int]) -> Tensor:
+        ctx.weight, ctx.padding, ctx.shape = weight, padding, pictures.shape
+        return F.conv2d(pictures, weight, padding=padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # Only their shape and order are looked at.
+        pictures = torch.empty(ctx.shape, dtype=ctx.weight.dtype, device=ctx.weight.device, memory_format=torch.channels_last)
+        settings = ((1, 1), ctx.padding, (1, 1), False, (0, 0), 1, (True, False, False))
+        found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(grads[0], pictures, ctx.weight, None, *settings)
+        return found[0], None, None
+
+
+def _convolved(pictures: Tensor, layer: nn.Conv2d) -> Tensor:
+    """Without its bias."""
+    if torch.is_grad_enabled() and pictures.requires_grad:
+        result: Tensor = _FrozenConvolution.apply(pictures, layer.weight, layer.padding)
+        return result
+    return F.conv2d(pictures, layer.weight, padding=layer.padding)
+
+
+class _FusedResnetBlock(ResnetBlock2D):
+    def forward(self, input_tensor: Tensor, temb: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+        if temb is not None and temb.requires_grad and torch.is_grad_enabled():
+            result: Tensor = super().forward(input_tensor, temb, *args, **kwargs)
+            return result
+        ops, norm1, norm2 = kernels(), self.norm1, self.norm2
+        rows = rows_of(input_tensor)
+        hidden = ops.group_norm(rows, norm1.num_groups, norm1.weight, norm1.bias, norm1.eps, silu=True)
+        hidden = rows_of(_convolved(pictures_of(hidden, input_tensor), self.conv1))
+        added = self.conv1.bias.expand(len(rows), -1)
+        if temb is not None:
+            added = added + self.time_emb_proj(self.nonlinearity(temb))
+        hidden = ops.group_norm(hidden, norm2.num_groups, norm2.weight, norm2.bias, norm2.eps, added=added.contiguous(), silu=True)
+        hidden = rows_of(_convolved(pictures_of(hidden, input_tensor), self.conv2))
+        bias = self.conv2.bias
+        if self.conv_shortcut is not None:
+            rows, bias = rows_of(_convolved(input_tensor, self.conv_shortcut)), bias + self.conv_shortcut.bias
+        return pictures_of(ops.sum_with_bias(rows, hidden, bias), input_tensor)
+
+
+def projected(rows: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
+    """(B, P, C) after a linear layer, or after a convolution of single places, which is the same."""
+    return F.linear(rows, layer.weight.flatten(1), layer.bias)
+
+
+class _FusedTransformer(Transformer2DModel):
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        timestep: Tensor | None = None,
+        added_cond_kwargs: Any = None,
+        class_labels: Any = None,
+        cross_attention_kwargs: Any = None,
+        attention_mask: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Any:
+        unusual = (added_cond_kwargs, class_labels, cross_attention_kwargs, attention_mask, encoder_attention_mask)
+        if any(value is not None for value in unusual) or (torch.is_grad_enabled() and self.gradient_checkpointing):
+            return super().forward(hidden_states, encoder_hidden_states, timestep, *unusual, return_dict)
+        rows = rows_of(hidden_states)
+        norm = self.norm
+        states = projected(kernels().group_norm(rows, norm.num_groups, norm.weight, norm.bias, norm.eps), self.proj_in)
+        for block in self.transformer_blocks:
+            states = block(states, encoder_hidden_states=encoder_hidden_states, timestep=timestep)
+        result = pictures_of(projected(states, self.proj_out) + rows, hidden_states)
+        return Transformer2DModelOutput(sample=result) if return_dict else (result,)
+
+
+class _FusedTransformerBlock(BasicTransformerBlock):
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        if attention_mask is not None or encoder_attention_mask is not None or self.pos_embed is not None:
+            result: Tensor = super().forward(hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask, *args, **kwargs)
+            return result
+        states, normed = summed(hidden_states, None, self.norm1)
+        states, normed = summed(states, self.attn1(normed), self.norm2)
+        states, normed = summed(states, self.attn2(normed, encoder_hidden_states=encoder_hidden_states), self.norm3)
+        return fed_forward(self, states, normed)
+
+
+def fed_forward(block: Any, states: Tensor, normed: Tensor) -> Tensor:
+    """The states (B, P, C) and what the block's feed-forward makes of the normed ones.
+
+    Without gradients it is added in place, a few pictures at a time.
+    """
+    if torch.is_grad_enabled():
+        result: Tensor = states + block.ff(normed)
+        return result
+    at_once = max(1, FED_AT_ONCE // states.shape[1])
+    for own, of_normed in zip(states.split(at_once), normed.split(at_once), strict=True):
+        own += block.ff(of_normed)
+    return states
+
+
+def summed(states: Tensor, change: Tensor | None, norm: nn.LayerNorm, **positions: Any) -> tuple[Tensor, Tensor]:
+    """The sum of both, (B, P, C), and its norm; `positions` as for `sum_and_norm`."""
+    result: tuple[Tensor, Tensor] = kernels().sum_and_norm(states, change, norm.weight, norm.bias, norm.eps, **positions)
+    return result
+
+
+class _FusedGEGLU(GEGLU):
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result: Tensor = kernels().gelu_gate(self.proj(hidden_states))
+        return result
+
+
+class _PlainAttention:
+    """A processor of diffusers' `Attention` without what it does for other models' sake; what has a mask is left to that of before."""
+
+    def __init__(self, before: Any) -> None:
+        self.before = before
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **others: Any) -> Tensor:
+        if any(value is not None for value in others.values()):
+            result: Tensor = self.before(attn, hidden_states, encoder_hidden_states, **others)
+            return result
+        seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        parts = (attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen))
+        query, key, value = (rearrange(states, "b n (h d) -> b h n d", h=attn.heads) for states in parts)
+        joined: Tensor = attn.to_out[0](rearrange(F.scaled_dot_product_attention(query, key, value), "b h n d -> b n (h d)"))
+        return joined
+
+
+def is_plain_attention(attn: Any) -> bool:
+    """Whether an attention is made of its four matrices alone."""
+    return attn.group_norm is attn.spatial_norm is attn.norm_cross is attn.norm_q is attn.norm_k is None and not (
+        attn.residual_connection or attn.rescale_output_factor != 1
+    )
+
+
+def _plain_attentions(model: nn.Module) -> Iterator[Any]:
+    for layer in model.modules():
+        if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0 and is_plain_attention(layer):
+            yield layer

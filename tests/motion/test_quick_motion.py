@@ -1,0 +1,74 @@
+"""A motion transformer as a GPU computes it, against diffusers' own: on a GPU where there is one, else in Triton's interpreter."""
+
+import pytest
+import torch
+from diffusers import UNetMotionModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from torch import nn
+
+from cdvideo.base import gpu_layers
+from cdvideo.base.gpu_layers import fused_layers
+from cdvideo.motion import quick_motion as module
+from cdvideo.motion.norm import NormPerFrame, set_motion_norm
+from cdvideo.motion.quick_motion import quick_motion
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NUM_FRAMES = 5
+
+
+@pytest.fixture
+def with_kernels(monkeypatch):
+    pytest.importorskip("triton")
+    if DEVICE == "cpu":
+        for own in (gpu_layers, module):
+            monkeypatch.setattr(own, "has_kernels", lambda device: True)
+
+
+@pytest.fixture
+def transformer():
+    made = AnimateDiffTransformer3D(
+        2, 8, 16, norm_num_groups=4, activation_fn="geglu", positional_embeddings="sinusoidal", num_positional_embeddings=80
+    )
+    for seed, parameter in enumerate(made.parameters()):
+        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * 0.3
+    return nn.ModuleList([made]).to(DEVICE).requires_grad_(False).eval()
+
+
+def pictures(num_frames=NUM_FRAMES, num_clips=2):
+    return torch.randn(num_clips * num_frames, 16, 2, 3, generator=torch.Generator().manual_seed(9)).to(DEVICE)
+
+
+@pytest.mark.parametrize("norm", [NormPerFrame, nn.GroupNorm])
+def test_it_moves_as_diffusers_does(with_kernels, transformer, norm):
+    transformer[0].norm.__class__ = norm
+    with torch.no_grad():
+        wanted = transformer[0](pictures(), num_frames=NUM_FRAMES)
+        with fused_layers(transformer), quick_motion(transformer):
+            assert type(transformer[0]) is not AnimateDiffTransformer3D, "else diffusers is compared with itself"
+            found = transformer[0](pictures(), num_frames=NUM_FRAMES)
+    assert type(transformer[0]) is AnimateDiffTransformer3D
+    assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize(("num_frames", "with_gradients"), [(NUM_FRAMES, True), (65, False)], ids=["gradients", "many frames"])
+def test_what_the_kernel_cannot_do_is_left_to_diffusers(with_kernels, transformer, num_frames, with_gradients, monkeypatch):
+    monkeypatch.setattr(module, "kernels", lambda: pytest.fail("there is no kernel for this"))
+    states = pictures(num_frames, 1).requires_grad_(with_gradients)
+    with quick_motion(transformer), torch.set_grad_enabled(with_gradients):
+        found = transformer[0](states, num_frames=num_frames)
+    with torch.no_grad():
+        assert torch.allclose(found.detach(), transformer[0](states, num_frames=num_frames), atol=1e-5)
+
+
+def test_every_motion_transformer_of_a_full_module_is_fused(monkeypatch):
+    monkeypatch.setattr(module, "has_kernels", lambda device: True)
+    with torch.device("meta"):
+        unet = UNetMotionModel(use_motion_mid_block=True).requires_grad_(False)
+    set_motion_norm(unet, "frame")
+    with quick_motion(unet):
+        assert sum(type(layer).__name__ == "_FusedMotion" for layer in unet.modules()) == 21
+
+
+def test_on_a_cpu_nothing_changes(transformer):
+    with quick_motion(transformer.to("cpu")):
+        assert type(transformer[0]) is AnimateDiffTransformer3D

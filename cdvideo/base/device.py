@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import sys
 
 import torch
 
@@ -24,7 +25,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", _own_gpu())
+            return _cuda(None)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if name == "cpu":
         return torch.device("cpu")
@@ -38,6 +39,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def _cuda(index: int | None) -> torch.device:
+    _let_segments_grow()
     if not torch.cuda.is_available():
         cause = "PyTorch sees no GPU; is the driver installed?" if torch.version.cuda else "this PyTorch was built without CUDA"
         raise UserError("there is no CUDA device here", cause=cause, remedy="leave --device out, or use --device cpu")
@@ -45,6 +47,16 @@ def _cuda(index: int | None) -> torch.device:
     if index is not None and index >= count:
         raise UserError(f"there is no cuda:{index}", cause=f"this machine has {count}", remedy=f"choose cuda:0 to cuda:{count - 1}")
     return torch.device("cuda", _own_gpu() if index is None else index)
+
+
+def _let_segments_grow() -> None:
+    """Has PyTorch take a GPU's memory in segments that grow, so that little of it lies between tensors unused.
+
+    Where the user has set it up otherwise, or it is in use already, nothing changes.
+    """
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    if sys.platform == "linux" and not torch.cuda.is_initialized() and not any(name in os.environ for name in names):
+        os.environ[names[0]] = "expandable_segments:True"
 
 
 def _own_gpu() -> int:

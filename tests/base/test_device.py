@@ -1,5 +1,8 @@
 """Devices and precisions by name."""
 
+import os
+import sys
+
 import pytest
 import torch
 
@@ -15,6 +18,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
 
 
 @pytest.fixture
@@ -26,6 +30,15 @@ def no_gpu(monkeypatch):
 def test_auto_takes_the_gpu_that_is_there(two_gpus):
     assert resolve_device("auto") == resolve_device("cuda") == CUDA
     assert resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's segments grow under Linux alone")
+def test_segments_of_memory_grow_unless_the_user_has_set_them_up(two_gpus, monkeypatch):
+    resolve_device("cuda")
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "max_split_size_mb:64", "the user's own"
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    resolve_device("auto")
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
 
 
 def test_auto_falls_back_to_the_cpu(no_gpu):

@@ -1,7 +1,8 @@
 """What a clip will take of memory and time, found out before it is rendered by rendering far smaller or shorter ones on the same device.
 
 A tensor's memory grows in a straight line with frames times pixels above what text and timesteps take, since attention holds no matrix of
-scores. So two clips of one step on a small picture, with one frame and with three, say how much a large one takes.
+scores. So two clips of one step on a small picture, with one frame and with three, say how much a large one takes. On
+a GPU it takes less: feed-forwards of many rows are computed by parts there.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,13 +50,12 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds of a window's whole step, of one that reuses features, and of decoding a frame; measured on clips of `measured_frames`.
+    """Seconds of a window's step at which the UNet computes, and of decoding a frame; measured on clips of `measured_frames`.
 
     Steps behind the `speed`'s guided share, which compute half as much where there is guidance, are not among those measured.
     """
 
     whole_seconds: float
-    reusing_seconds: float
     frame_seconds: float
     window: int
     measured_frames: int
@@ -69,8 +68,7 @@ class Pace:
         share = len(windows[0]) / self.window
         num_guided = round(self.speed.guided_share * num_steps) if self.is_guided else num_steps
         steps_seconds = sum(
-            (self.whole_seconds if self.speed.is_whole(step, num_steps) else self.reusing_seconds) * (1 if step < num_guided else 0.5)
-            for step in range(num_steps)
+            self.whole_seconds * (1 if step < num_guided else 0.5) for step in range(num_steps) if self.speed.is_whole(step, num_steps)
         )
         return len(windows) * share * steps_seconds + num_frames * self.frame_seconds
 
@@ -98,19 +96,18 @@ def memory_of(studio: Studio, *, num_frames: int, size: tuple[int, int] | None =
 
 def pace_of(studio: Studio, *, num_frames: int, settings: Mapping[str, Any]) -> Pace:
     """How fast the studio renders clips with these settings of `Studio.clip`, of which size, speed, guidance and prompts count."""
-    speed = speed_of(settings.get("speed", "exact"))
+    speed = speed_of(settings.get("speed", "exact")).with_sampler(settings.get("sampler") or studio.preset.sampler)
     plain = {name: settings[name] for name in ("size", "guidance_scale", "negative") if name in settings}
     prompt = next(iter(settings["prompts"].values()))
     frames = min(num_frames, studio.window)
-    whole, reusing, decode = _timed(studio, prompt, 1, speed, plain)
+    whole, decode = _timed(studio, prompt, 1, plain)
     measured = 1
     if frames > 1 and whole * frames <= PATIENCE_S:
-        whole, reusing, decode = _timed(studio, prompt, frames, speed, plain)
+        whole, decode = _timed(studio, prompt, frames, plain)
         measured = frames
     guidance = settings.get("guidance_scale")
     return Pace(
         whole_seconds=whole * studio.window / measured,
-        reusing_seconds=reusing * studio.window / measured,
         frame_seconds=decode / measured,
         window=studio.window,
         measured_frames=measured,
@@ -119,20 +116,16 @@ def pace_of(studio: Studio, *, num_frames: int, settings: Mapping[str, Any]) -> 
     )
 
 
-def _timed(studio: Studio, prompt: str, num_frames: int, speed: Speed, settings: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Seconds of a whole step, of the mean one that reuses features (0 where none does), and of decoding all frames.
+def _timed(studio: Studio, prompt: str, num_frames: int, settings: Mapping[str, Any]) -> tuple[float, float]:
+    """Seconds of a whole step, and of decoding all frames.
 
-    The first step is not counted: nothing is warm yet.
+    The first step is not counted: nothing is warm yet. Nor is the second on a GPU, in which kernels are recorded.
     """
     ends: list[float] = []
-    steps = 1 + speed.reuse_every
-    steady = replace(speed, num_whole_first=0, num_whole_last=0, guided_share=1.0)
+    steps = 3 if studio.base.device.type == "cuda" else 2
     with _a_trial():
-        studio.clip(
-            prompt, num_frames=num_frames, num_inference_steps=steps, speed=steady, on_step=lambda *_: ends.append(_now(studio)), **settings
-        )
-    *reusing, whole = [later - earlier for earlier, later in pairwise(ends)]
-    return whole, sum(reusing) / len(reusing) if reusing else 0.0, _now(studio) - ends[-1]
+        studio.clip(prompt, num_frames=num_frames, num_inference_steps=steps, on_step=lambda *_: ends.append(_now(studio)), **settings)
+    return ends[-1] - ends[-2], _now(studio) - ends[-1]
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 from cdvideo import base, motion
 from cdvideo.animate.render import Studio
-from cdvideo.animate.reuse import Speed
+from cdvideo.animate.reuse import EXACT, recorded_speed
 from cdvideo.animate.settings import describe_cameras
 from cdvideo.animate.starting import start_from
 from cdvideo.base.lora import ImageLora, load_lora
@@ -39,6 +39,7 @@ def replay(record: Mapping[str, Any], source: Path, *, device: str = "auto", off
 
 
 def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool, on_step: OnStep | None) -> Clip:
+    speed = recorded_speed(record["speed"]) if record["kind"] == "clip" else None
     loaded = base.load(record["base"], device=device, dtype=_dtype_name(record["dtype"]), offline=offline)
     _same(source, f"the base {record['base']}", record["base_fingerprint"], loaded.fingerprint)
     changed = [
@@ -70,7 +71,7 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
             cameras=cameras,
             loop=record["loop"],
             freeinit=record["freeinit"],
-            speed=Speed(**record["speed"]),
+            speed=speed or EXACT,
             on_step=on_step,
         )
     return resampled(clip, **record.get("resampled", {}))

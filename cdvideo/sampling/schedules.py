@@ -44,7 +44,10 @@ SAMPLERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dpm++2m-karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
     "lcm": (LCMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
 }
-"""`ddim` is AnimateDiff's own. `euler-a` and `lcm` draw noise at every step; `lcm` is for models distilled for few steps."""
+"""`ddim` is AnimateDiff's own; `lcm` is for models distilled for few steps."""
+
+ADDS_NOISE = ("euler-a", "lcm")
+"""Samplers that draw noise at every step."""
 
 
 def make_scheduler(name: str, num_inference_steps: int, device: Any = "cpu", sampler: str = "ddim") -> Any:

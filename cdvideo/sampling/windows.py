@@ -6,7 +6,7 @@ Shapes: `B` batch, `C` latent channels, `F` frames of the clip, `W` frames of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -73,20 +73,16 @@ def windowed(
     window: int = WINDOW,
     loop: bool = False,
     turns: bool = True,
-    begin_step: Callable[[], None] | None = None,
 ) -> NoisePredictor:
     """`predict_noise` for clips (B, C, F, H, W) of any length: of each window on its own, blended where windows overlap.
 
     Text states are (B, L, D), or (B, F, L, D) where frames have their own, and then each window gets its frames'. Windows are the same at
-    every step: a motion's phase goes by a frame's place in its window, and moving ones would draw it at many phases at once. `begin_step`
-    is called before those of each step.
+    every step: a motion's phase goes by a frame's place in its window, and moving ones would draw it at many phases at once.
     """
 
     def predict(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
         num_frames = latents.shape[2]
         windows = window_frames(num_frames, window=window, loop=loop, turns=turns)
-        if begin_step:
-            begin_step()
         if len(windows) == 1:
             return predict_noise(latents, timestep, states)
         if num_frames <= window:

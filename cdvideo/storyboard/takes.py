@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from cdvideo import base, video
-from cdvideo.animate.reuse import DRAFT
+from cdvideo.animate.reuse import DRAFT, EXACT, speed_of
 from cdvideo.animate.starting import start_from
 from cdvideo.concept import is_named, read_looks
 from cdvideo.evaluate.clip import clip_folder, clip_of
@@ -133,6 +133,9 @@ class Shelf:
             "dtype": str(makings.dtype),
             "versions": base.versions(),
         }
+        if self.speed != EXACT.name:
+            # A name stays what a speed is called when what it gives up changes.
+            decisive["speed"] = asdict(speed_of(self.speed))
         if makings.loras or makings.preset.sampler != "ddim":
             loras = [{"digest": one["digest"], "strength": one["strength"]} for one in makings.loras]
             decisive |= {"loras": loras, "sampler": makings.preset.sampler}

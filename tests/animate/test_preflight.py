@@ -1,5 +1,6 @@
 """What a clip will take: bytes against those of the clip itself, seconds against a clock of our own."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -54,19 +55,18 @@ class Clockwork:
     """A studio whose clips take the time that is set, on a clock of its own: the first step of a clip 5 seconds more."""
 
     window = 16
-    preset = SimpleNamespace(guidance_scale=7.5)
+    base = SimpleNamespace(device=torch.device("cpu"))
+    preset = SimpleNamespace(guidance_scale=7.5, sampler="ddim")
 
     def __init__(self, step: float, decode: float) -> None:
         self.now, self.step, self.decode = 0.0, step, decode
         self.clips: list[int] = []
 
-    def clip(self, prompt, *, num_frames, num_inference_steps, speed, on_step, guidance_scale=7.5):
+    def clip(self, prompt, *, num_frames, num_inference_steps, on_step, guidance_scale=7.5):
         self.clips.append(num_frames)
         self.now += 5
         for step in range(num_inference_steps):
-            whole = step % speed.reuse_every == 0
-            guided = step < round(speed.guided_share * num_inference_steps)
-            self.now += self.step * num_frames * (1 if whole else 0.1) * (1 if guided else 0.5)
+            self.now += self.step * num_frames
             on_step(step + 1, num_inference_steps)
         self.now += self.decode * num_frames
 
@@ -76,20 +76,21 @@ def test_the_pace_is_a_warm_steps(monkeypatch, step, measured):
     clockwork = Clockwork(step, decode=0.5)
     monkeypatch.setattr(preflight, "_now", lambda studio: studio.now)
     pace = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}})
-    assert pace == Pace(whole_seconds=16 * step, reusing_seconds=0, frame_seconds=0.5, window=16, measured_frames=measured)
+    assert pace == Pace(whole_seconds=16 * step, frame_seconds=0.5, window=16, measured_frames=measured)
     assert clockwork.clips == ([1, 8] if measured == 8 else [1]), "what would take long is measured on one frame"
     draft = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft"})
-    assert (draft.whole_seconds, draft.reusing_seconds) == pytest.approx((16 * step, 1.6 * step))
-    unguided = 16 * step * (5 + 2 * 0.5) + 1.6 * step * 3 + 8
-    assert draft.seconds(num_frames=16, num_steps=10) == pytest.approx(unguided), "3, 5 and 7 are not whole; the last two have no guidance"
+    assert draft.whole_seconds == pytest.approx(16 * step)
+    assert draft.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 5 + 8), "the UNet computes at 0, 1, 2, 5 and 7"
+    ancestral = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft", "sampler": "euler-a"})
+    assert ancestral.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 10 + 8), "it leaves nothing to draw on"
+    early = replace(draft, speed=replace(draft.speed, guided_share=0.5))
+    assert early.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 4 + 8), "5 and 7 have no guidance"
     alone = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft", "guidance_scale": 1.0})
-    assert alone.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 7 + 1.6 * step * 3 + 8), "nothing to halve"
-    fast = pace_of(clockwork, num_frames=16, settings={"prompts": {0: "a"}, "speed": "fast"})
-    assert fast.seconds(num_frames=16, num_steps=10) == pytest.approx(7 * 16 * step + 3 * 1.6 * step + 8), "steps 4, 6 and 8 are not whole"
+    assert replace(alone, speed=early.speed).seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 5 + 8), "nothing to halve"
 
 
 def test_seconds_of_a_clip_by_hand():
-    pace = Pace(whole_seconds=2, reusing_seconds=1, frame_seconds=0.25, window=16, measured_frames=16)
+    pace = Pace(whole_seconds=2, frame_seconds=0.25, window=16, measured_frames=16)
     assert pace.seconds(num_frames=16, num_steps=10) == 20 + 4
     assert pace.seconds(num_frames=8, num_steps=10) == 10 + 2
     assert pace.seconds(num_frames=16, num_steps=10, loop=True) == 2 * 20 + 4, "a loop's second window is around its join"

@@ -1,16 +1,16 @@
 """What is given up for speed, and rounds of FreeInit, against diffusers and against the exact way."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from cdvideo import base, motion
 from cdvideo.animate import Studio
-from cdvideo.animate.denoising import noise_predictor
-from cdvideo.animate.reuse import SPEEDS, FeatureReuse, Speed, shallow_noise
-from cdvideo.animate.sparing import SparingPredictor
-from cdvideo.errors import UserError
-from cdvideo.sampling import make_scheduler, seeded_noise
+from cdvideo.animate.reuse import SPEEDS, NoiseReuse, Speed, recorded_speed
+from cdvideo.errors import UserError, UserNote
+from cdvideo.sampling import make_scheduler
 from cdvideo.video import Clip
 from tests.animate.test_over_time import latents_of
 from tests.pipelines import animatediff_pipeline
@@ -37,51 +37,31 @@ def test_rounds_agree_with_the_pipelines_free_init(pocket, pocket_motion, monkey
     assert (ours - theirs[0].transpose(0, 1)).abs().max() < 2e-4
 
 
-def test_features_of_now_are_the_whole_unet(pocket, pocket_motion):
-    """The shallow part on features of the same latents and step gives what the whole UNet gives, guided and for the text half alone."""
-    latents, timestep = seeded_noise(0, (1, 4, 3, 8, 8)).repeat(2, 1, 1, 1, 1), torch.tensor(500)
-    states = pocket.text_states(["a bear", "a fox"]).detach()
-    with torch.no_grad(), Studio(pocket, [], pocket_motion) as studio:
-        unet = studio._motion_unet
-        whole, features = FeatureReuse(unet, SparingPredictor(pocket, noise_predictor(unet)), SPEEDS["fast"], 5)._whole(
-            latents, timestep, states
-        )
-        both = shallow_noise(unet, latents, timestep, states, features)
-        half = shallow_noise(unet, latents[1:], timestep, states[1:], features[len(features) // 2 :])
-    assert torch.allclose(both, whole, atol=1e-5) and torch.allclose(half, whole[1:], atol=1e-5)
-
-
-def test_the_unet_runs_at_every_nth_step_for_each_window(pocket, pocket_motion, monkeypatch):
-    calls, speed = [], Speed(name="own", reuse_every=2, guided_share=0.6)
+def test_at_some_steps_the_unet_computes_for_each_window(pocket, pocket_motion, monkeypatch):
+    calls, speed = [], Speed(name="own", draws_on=True, guided_share=0.6)
     with Studio(pocket, [], pocket_motion) as studio:
         forward = studio._motion_unet.forward
         monkeypatch.setattr(
             studio._motion_unet, "forward", lambda sample, *args, **kwargs: calls.append(len(sample)) or forward(sample, *args, **kwargs)
         )
-        clip = studio.clip("a bear", num_frames=18, size=SIZE, num_inference_steps=5, speed=speed, guidance_scale=5)
-    assert calls == [2, 2, 2, 2, 1, 1], "two windows at steps 1, 3 and 5, guided in the first three of five"
-    assert clip.record["speed"] == {
-        "name": "own",
-        "reuse_every": 2,
-        "guided_share": 0.6,
-        "num_inference_steps": None,
-        "num_whole_first": 0,
-        "num_whole_last": 0,
-    }
+        clip = studio.clip("a bear", num_frames=18, size=SIZE, num_inference_steps=8, speed=speed, guidance_scale=5)
+    assert calls == [2, 2, 2, 2, 2, 2, 1, 1], "two windows at steps 0, 1, 2 and 5, guided in the first five of eight"
+    assert clip.record["speed"] == {"name": "own", "draws_on": True, "guided_share": 0.6, "num_inference_steps": None}
 
 
-def test_the_first_and_the_last_steps_are_whole(pocket, pocket_motion, monkeypatch):
-    seen, speed = [], Speed(name="own", reuse_every=3, num_whole_first=2, num_whole_last=2)
-    with Studio(pocket, [], pocket_motion) as studio:
-        forward = studio._motion_unet.forward
-        monkeypatch.setattr(
-            studio._motion_unet,
-            "forward",
-            lambda sample, timestep, **others: seen.append(int(timestep)) or forward(sample, timestep, **others),
-        )
-        studio.clip("a bear", num_frames=2, size=SIZE, num_inference_steps=8, speed=speed, guidance_scale=1)
-    timesteps = make_scheduler("animatediff", 8).timesteps.tolist()
-    assert seen == [timesteps[step] for step in (0, 1, 3, 6, 7)]
+@pytest.mark.parametrize(
+    ("num_steps", "wanted"),
+    [
+        (25, [0, 1, 2, 4, 6, 8, 11, 14, 17, 20, 22]),
+        (10, [0, 1, 2, 5, 7]),
+        (4, [0, 1, 2]),
+        (1, [0]),
+        (50, [0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 19, 22, 25, 28, 31, 34, 37, 40, 43, 46, 47]),
+    ],
+)
+def test_the_steps_at_which_the_unet_computes(num_steps, wanted):
+    assert [step for step in range(num_steps) if SPEEDS["fast"].is_whole(step, num_steps)] == wanted
+    assert all(SPEEDS["exact"].is_whole(step, num_steps) for step in range(num_steps))
 
 
 def test_speeds_that_give_up_nothing_are_exact(pocket, pocket_motion):
@@ -90,7 +70,7 @@ def test_speeds_that_give_up_nothing_are_exact(pocket, pocket_motion):
         exact = studio.clip(**settings)
         same = studio.clip(**settings, speed=Speed(name="own"))
         draft = studio.clip("a bear", num_frames=3, size=SIZE, speed="draft")
-    assert np.array_equal(exact.frames, same.frames) and exact.record["steps"] == 3 and draft.record["steps"] == 10
+    assert np.array_equal(exact.frames, same.frames) and exact.record["steps"] == 3 and draft.record["steps"] == 12
 
 
 @pytest.mark.parametrize(
@@ -136,35 +116,45 @@ def test_between_the_steps_latents_are_fp32(monkeypatch):
     assert latents.dtype == torch.float32 and not torch.equal(latents, latents.bfloat16().float())
 
 
-def remembered(speed, computed):
-    """What draws on features that were computed so, by step."""
-    reuse = FeatureReuse(None, None, speed, 9)
-    for step, value in computed.items():
-        reuse._step = step
-        reuse._remember(0, torch.tensor(value))
-    return reuse
+def test_between_them_noise_is_drawn_on_by_a_third_of_its_slope():
+    """At 0, 1, 2, 5 and 7 of ten steps the predictor is asked; its noise is the number of the step, squared."""
+    asked = []
 
+    def predict(latents, timestep, states):
+        asked.append(int(timestep))
+        return torch.full_like(latents, float(timestep**2))
 
-@pytest.mark.parametrize(
-    ("computed", "expected"),
-    [
-        ({0: [[1.0]]}, {1: 1.0, 2: 1.0}),
-        ({0: [[1.0]], 3: [[7.0]]}, {4: 9.0, 5: 11.0}),
-        ({0: [[1.0]], 3: [[7.0]], 4: [[8.0]]}, {5: 9.0}),
-    ],
-    ids=["once", "evenly", "in neighbouring steps"],
-)
-def test_features_are_drawn_on_in_a_straight_line(computed, expected):
-    reuse = remembered(Speed(name="own", reuse_every=3), computed)
-    for step, value in expected.items():
-        reuse._step = step
-        assert float(reuse._drawn_on(0)) == pytest.approx(value)
+    reuse, latents = NoiseReuse(predict, SPEEDS["fast"], 10), torch.zeros(2, 1)
+    found = [float(reuse(latents, torch.tensor(step), None)[0]) for step in range(10)]
+    assert asked == [0, 1, 2, 5, 7]
+    # Slopes are 4 - 1 = 3 from step 2 and (25 - 4) / 3 = 7 from step 5; the last two steps hold what was seen at step 7.
+    assert found == pytest.approx([0, 1, 4, 4 + 0.35 * 3, 4 + 0.35 * 6, 25, 25 + 0.35 * 7, 49, 49, 49])
 
 
 def test_the_second_half_goes_on_when_guidance_ends():
-    reuse = remembered(Speed(name="own", reuse_every=2), {0: [[1.0], [2.0]], 2: [[4.0]]})
-    reuse._step = 3
-    assert reuse._drawn_on(0) == 5
+    reuse = NoiseReuse(lambda latents, timestep, states: latents, SPEEDS["fast"], 10)
+    for step in range(3):
+        reuse(torch.tensor([[10.0 * step], [2.0 * step]]), torch.tensor(step), None)
+    assert reuse(torch.tensor([[99.0]]), torch.tensor(3), None).item() == pytest.approx(4 + 0.35 * 2)
+    reuse(torch.tensor([[5.0]]), torch.tensor(4), None), reuse(torch.tensor([[10.0]]), torch.tensor(5), None)
+    assert reuse(torch.tensor([[99.0]]), torch.tensor(6), None).item() == pytest.approx(10 + 0.35 * 2), "from 4 at step 2 to 10 at step 5"
+
+
+def test_where_a_sampler_adds_noise_nothing_can_be_drawn_on(pocket, pocket_motion):
+    settings = {"sampler": "euler-a", "num_inference_steps": 6, "num_frames": 2, "size": SIZE, "seed": 1}
+    with Studio(pocket, [], pocket_motion) as studio:
+        exact = studio.clip("a bear", **settings)
+        with pytest.warns(UserNote, match="euler-a adds new noise"):
+            fast = studio.clip("a bear", speed="fast", **settings)
+    assert np.array_equal(exact.frames, fast.frames)
+
+
+def test_speeds_of_earlier_versions_are_not_repeated_silently():
+    assert all(recorded_speed(dataclasses.asdict(speed)) == speed for speed in SPEEDS.values())
+    before = {"reuse_every": 2, "guided_share": 1.0, "num_inference_steps": None, "num_whole_first": 2, "num_whole_last": 2}
+    assert recorded_speed({"name": "exact", **before}) == SPEEDS["exact"]
+    with pytest.raises(UserError, match="'fast' of an earlier version"):
+        recorded_speed({"name": "fast", **before})
 
 
 def test_whoever_wants_speed_gets_the_faster_precision_unless_another_is_asked_for():

@@ -12,6 +12,7 @@ import sys
 import time
 import wave
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from cdvideo import video
 from cdvideo.animate import render as render_module
+from cdvideo.animate import reuse
 from cdvideo.base.loading import POCKET_FOLDER
 from cdvideo.cli import main
 from cdvideo.concept import Concept, ConceptHeader, Looks
@@ -244,9 +246,21 @@ def test_takes_are_like_the_photos_of_who_is_named(tmp_path, pocket):
 def test_a_draft_is_small_where_there_is_something_to_halve_and_of_few_steps(tmp_path):
     assert drafted_size((512, 384)) == (256, 192) and drafted_size((264, 520)) == (128, 256)
     assert drafted_size((128, 128)) == (128, 128) and drafted_size((512, 192)) == (512, 192)
-    large = HEAD.replace("64x64", "256x256").replace("steps: 1", "steps: 12").replace("frames: 6", "frames: 2")
+    large = HEAD.replace("64x64", "256x256").replace("steps: 1", "steps: 20").replace("frames: 6", "frames: 2")
     film, counter = film_of(tmp_path, large + "shots:\n  - prompt: a bear\n", speed="draft")
-    assert frames_of(film)[0].shape == (2, 128, 128, 3) and counter.steps == 10
+    assert frames_of(film)[0].shape == (2, 128, 128, 3) and counter.steps == 12
+
+
+def test_takes_of_a_speed_are_rendered_anew_when_it_gives_up_something_else(tmp_path, monkeypatch):
+    text = HEAD + "shots:\n  - prompt: a bear\n"
+    names = {}
+    for speed in ("exact", "fast"):
+        for draws_on in (False, True):
+            changed = {name: replace(one, draws_on=draws_on) for name, one in reuse.SPEEDS.items()}
+            monkeypatch.setattr(reuse, "SPEEDS", changed)
+            (shot,) = film_of(tmp_path, text, speed=speed)[0].shots
+            names[speed, draws_on] = shot.kept.folder.name
+    assert names["fast", False] != names["fast", True] and names["exact", False] == names["exact", True]
 
 
 def test_what_stands_still_loses_to_what_moves(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ FILM = HEAD.replace("steps: 1", "steps: 2") + (
     "shots:\n  - prompt: a bear on the beach\n  - {prompt: a bear in the snow, seed: 3, takes: 2}\n"
     "  - {prompt: the bear again, continue: true, steps: 4}\n  - {prompt: a cat at night, frames: 3}\n"
 )
-PACE = Pace(whole_seconds=16, reusing_seconds=0, frame_seconds=1, window=16, measured_frames=16)
+PACE = Pace(whole_seconds=16, frame_seconds=1, window=16, measured_frames=16)
 
 
 @pytest.fixture

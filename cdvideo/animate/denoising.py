@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from cdvideo.animate.key_frames import key_frame_weights, values_by_frame
-from cdvideo.animate.reuse import EXACT, FeatureReuse, Speed, states_by_row
+from cdvideo.animate.passes import UNetPasses
+from cdvideo.animate.reuse import EXACT, Speed, at_some_steps
 from cdvideo.animate.sparing import SparingPredictor
 from cdvideo.animate.starting import Start
 from cdvideo.animate.text_states import TextKeyValues
 from cdvideo.base import Base
 from cdvideo.base.quick_layers import quick_layers
+from cdvideo.motion.quick_motion import quick_motion
 from cdvideo.sampling import (
-    NoisePredictor,
     OnPrediction,
     OnStep,
     denoise,
@@ -34,7 +35,7 @@ from cdvideo.sampling import (
 
 def denoised(
     base: Base,
-    unet: Any,
+    passes: UNetPasses,
     settings: Mapping[str, Any],
     *,
     text: Tensor,
@@ -55,6 +56,7 @@ def denoised(
     `settings` are those of `sampling_settings`; `turns` is as for `window_frames`. Each round after the first starts from the noise that
     FreeInit makes of the one before.
     """
+    unet = passes.unet
     width, height = (side // base.latent_factor for side in settings["size"])
     shape = (1, unet.config.in_channels, *(() if num_frames is None else (num_frames,)), height, width)
     generator = noise_generator(settings["seed"])
@@ -66,13 +68,14 @@ def denoised(
     clean = start.latents(base).float().reshape(shape) if start else None
     first_step = start.first_step(settings["steps"]) if start else 0
     num_steps = settings["steps"] - first_step
-    with quick_layers(unet), SparingPredictor(base, noise_predictor(unet)) as plain:
+    with quick_layers(unet), quick_motion(unet), SparingPredictor(base, passes) as plain:
+        predict = plain if num_frames is None else windowed(plain, window=window, loop=loop, turns=turns)
         for number in range(rounds):
             scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
             if number:
                 noise = reinitialized_noise(scheduler, latents, first, draw())
             latents = denoise(
-                _predictor(unet, plain, num_frames, speed=speed, num_steps=num_steps, window=window, loop=loop, turns=turns),
+                at_some_steps(predict, speed, num_steps, sampler=settings["sampler"]),
                 scheduler,
                 noise,
                 text=text,
@@ -88,31 +91,10 @@ def denoised(
     return latents
 
 
-def _predictor(
-    unet: Any, plain: SparingPredictor, num_frames: int | None, *, speed: Speed, num_steps: int, **windows: Any
-) -> NoisePredictor:
-    if num_frames is None:
-        return plain
-    if speed.reuse_every == 1:
-        return windowed(plain, **windows)
-    predict = FeatureReuse(unet, plain, speed, num_steps)
-    return windowed(predict, **windows, begin_step=predict.begin_step)
-
-
 def _in_round(on_step: OnStep | None, number: int, rounds: int) -> OnStep | None:
     if on_step is None:
         return None
     return lambda done, total: on_step(number * total + done, rounds * total)
-
-
-def noise_predictor(unet: Any) -> NoisePredictor:
-    """The noise, in fp32, that a UNet sees in pictures (B, C, H, W), or a motion UNet in clips (B, C, F, H, W)."""
-
-    def predict_noise(latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        noise: Tensor = unet(latents.to(unet.dtype), timestep, encoder_hidden_states=states_by_row(latents, states)).sample
-        return noise.float()
-
-    return predict_noise
 
 
 def mixed_text(

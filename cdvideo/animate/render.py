@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cdvideo.animate.denoising import denoised, mixed_text
+from cdvideo.animate.passes import UNetPasses
 from cdvideo.animate.reuse import Speed, speed_of
 from cdvideo.animate.settings import (
     Course,
@@ -77,6 +78,7 @@ class Studio:
             renamed = [(_merged(base, renamed), 1.0)]
         self._inside: list[Injection | Vocabulary] = []
         self._motion_unet: Any = None
+        self._passes: dict[Any, UNetPasses] = {}
         self._lora_injection = ImageLoraInjection(base, self.loras)
         try:
             self.concepts = [(self._lora_injection.beneath(concept), strength) for concept, strength in renamed]
@@ -92,6 +94,9 @@ class Studio:
             raise
 
     def close(self) -> None:
+        for passes in self._passes.values():
+            passes.forget()
+        self._passes = {}
         self._motion_unet = None
         self._take_out()
         self._lora_injection.eject()
@@ -265,10 +270,14 @@ class Studio:
             num_frames=num_frames or 1,
             loop=loop,
         )
+        if unet not in self._passes:
+            self._passes[unet] = UNetPasses(unet)
+        passes = self._passes[unet]
+        passes.read(text)
         with text.within(unet):
             return denoised(
                 self.base,
-                unet,
+                passes,
                 settings,
                 text=positive,
                 negative=negative,

@@ -34,8 +34,7 @@ def sampling_settings(
 ) -> dict[str, Any]:
     """What clips and stills have in common, as a record keeps it; what is None becomes the `preset`'s own. Raises UserError."""
     width, height = size or (preset.native_size, preset.native_size)
-    if problem := describe_size_problem(width, height, base.latent_factor):
-        raise UserError(problem[0], remedy=problem[1])
+    check_size(width, height, base.latent_factor)
     check_numbers(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
     return {
         "negative": preset.negative_prompt if negative is None else negative,
@@ -46,6 +45,12 @@ def sampling_settings(
         "schedule": schedule,
         "sampler": preset.sampler if sampler is None else sampler,
     }
+
+
+def check_size(width: int, height: int, latent_factor: int) -> None:
+    """Raises UserError for a size in pixels that cannot be rendered; with a factor of 1, for one that no base renders."""
+    if problem := describe_size_problem(width, height, latent_factor):
+        raise UserError(problem[0], remedy=problem[1])
 
 
 def check_numbers(*, seed: int, num_inference_steps: int | None, guidance_scale: float | None) -> None:

@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
+from cdvideo.animate.passes import UNetPasses
 from cdvideo.base import Base
 from cdvideo.errors import UserError, UserNote
-from cdvideo.sampling import NoisePredictor
 
 
 class SparingPredictor:
-    """A noise predictor over another one, that goes on with less memory where that runs out of it.
+    """A noise predictor of a UNet's passes, that goes on with less memory where that runs out of it.
 
     First the rows of a batch, which are guidance's halves, are predicted in turn; then the autoencoder and the text encoder wait on the
     CPU, until the end of the `with` block. Raises UserError where that is still too much.
     """
 
-    def __init__(self, base: Base, predict_noise: NoisePredictor) -> None:
-        self.base, self.predict_noise = base, predict_noise
+    def __init__(self, base: Base, passes: UNetPasses) -> None:
+        self.base, self.passes = base, passes
         self._in_turn, self._set_aside = False, False
 
     def __call__(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        return self.within_memory(self.predict_noise, latents, timestep, states)
-
-    def within_memory(self, predict: Callable[..., Tensor], latents: Tensor, timestep: Tensor, *others: Tensor) -> Tensor:
-        """`predict(latents, timestep, *others)`, in turn where it must be; `others` have as many rows as `latents`, or a multiple."""
         while True:
             try:
-                return self._predicted(predict, latents, timestep, *others)
+                return self._predicted(latents, timestep, states)
             except torch.OutOfMemoryError as error:
                 if not self._made_do(len(latents)):
                     width, height = (side * self.base.latent_factor for side in (latents.shape[-1], latents.shape[-2]))
@@ -44,14 +39,13 @@ class SparingPredictor:
                         remedy="give a smaller --size, fewer --frames or --dtype fp16, or close what else uses the device",
                     ) from None
             gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            self.passes.forget()
 
-    def _predicted(self, predict: Callable[..., Tensor], latents: Tensor, timestep: Tensor, *others: Tensor) -> Tensor:
+    def _predicted(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
         if not self._in_turn or len(latents) == 1:
-            return predict(latents, timestep, *others)
-        rows = zip(latents.split(1), *(other.chunk(len(latents)) for other in others), strict=True)
-        return torch.cat([predict(row, timestep, *of_row) for row, *of_row in rows])
+            return self.passes.noise(latents, timestep, states)
+        rows = zip(latents.split(1), states.split(1), strict=True)
+        return torch.cat([self.passes.noise(row, timestep, of_row) for row, of_row in rows])
 
     def _made_do(self, num_rows: int) -> bool:
         """Whether there was something left to spare."""
@@ -59,12 +53,17 @@ class SparingPredictor:
             self._in_turn = True
             warnings.warn("memory ran out: guidance's halves are computed in turn, which takes longer", UserNote, stacklevel=4)
             return True
-        if not self._set_aside and self.base.device.type != "cpu":
+        if not self._set_aside and self.base.device.type != "cpu" and not self._is_in_training():
             self._set_aside = True
             self._move(torch.device("cpu"))
             warnings.warn("memory ran out: autoencoder and text encoder wait on the CPU while the clip is denoised", UserNote, stacklevel=4)
             return True
         return False
+
+    def _is_in_training(self) -> bool:
+        """Whether recordings of a training may read what would be set aside, where it is."""
+        models = (self.base.unet, self.base.text_encoder)
+        return any(value.requires_grad for model in models for value in model.parameters())
 
     def _move(self, device: torch.device) -> None:
         self.base.vae.to(device)
@@ -74,5 +73,6 @@ class SparingPredictor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.passes.forget_where_memory_is_short()
         if self._set_aside:
             self._move(self.base.device)

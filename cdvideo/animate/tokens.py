@@ -5,7 +5,6 @@ Shapes: `R` prompts, `L` text positions of one chunk (77 for CLIP), `T` those of
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +14,8 @@ import torch
 from torch import Tensor
 
 from cdvideo.animate.weights import parse_weights
-from cdvideo.concept import Concept, is_named
+from cdvideo.concept import LIKE_A_TOKEN, Concept, is_named
 from cdvideo.errors import UserNote
-
-_LIKE_A_TOKEN = re.compile(r"(?<![\w*])[A-Z]\d*\*(?![\w*])|<[^<>\s]+>")
-"""How tokens of concepts are usually written: V*, V2*, <my-bear>."""
-
 
 WeightedId = tuple[int, float]
 
@@ -66,7 +61,7 @@ def describe_prompt(tokenizer: Any, prompt: str, concepts: Sequence[Concept]) ->
 def say_unknown_tokens(prompts: Sequence[str], concepts: Sequence[Concept]) -> None:
     """Says which words look like a concept's token and are none that is here."""
     known = {token for concept in concepts for token in concept.header.tokens}
-    found = {word: prompt for prompt in prompts for word in _LIKE_A_TOKEN.findall(prompt) if word not in known}
+    found = {word: prompt for prompt in prompts for word in LIKE_A_TOKEN.findall(prompt) if word not in known}
     for word in found:
         used = f"those in use have {', '.join(sorted(known))}" if known else "none is in use"
         warnings.warn(f"the prompt names {word}, which no concept has ({used}); it is read as an ordinary word", UserNote, stacklevel=2)

@@ -23,9 +23,16 @@ from cdvideo.base import Base, token_ids
 from cdvideo.train.subject import Example
 from cdvideo.train.views import View, place, random_view
 
-ENCODED_AT_ONCE = 8
+ENCODED_AT_ONCE, ENCODED_PIXELS = 8, 2 * 512**2
 
 Made = TypeVar("Made")
+Encode = Callable[[Tensor], Tensor]
+"""Means and deviations of posteriors, (2, B, C, h, w), of pixels (B, 3, H, W)."""
+
+
+def posteriors(base: Base, pixels: Tensor) -> Tensor:
+    """Means and deviations (2, B, C, h, w) of the base's posteriors, as `Encode` says."""
+    return torch.stack(base.moments(pixels))
 
 
 def sample_generator(*key: int | str) -> torch.Generator:
@@ -78,8 +85,9 @@ class CachedViews:
     def __init__(self, base: Base, views: FreshViews, count: int, seed: int) -> None:
         wanted = [(number, example, index) for number, example in enumerate(views.examples) for index in range(count)]
         self.pictures: list[Picture] = []
-        for start in range(0, len(wanted), ENCODED_AT_ONCE):
-            some = wanted[start : start + ENCODED_AT_ONCE]
+        at_once = max(1, min(ENCODED_AT_ONCE, ENCODED_PIXELS // views.size**2))
+        for start in range(0, len(wanted), at_once):
+            some = wanted[start : start + at_once]
             drawn = [views.view(example, sample_generator(seed, "cached view", number, index)) for number, example, index in some]
             mean, std = base.moments(torch.stack([view.pixels for view in drawn]))
             for (_, example, _), view, own_mean, own_std in zip(some, drawn, mean.float().cpu(), std.float().cpu(), strict=True):
@@ -109,14 +117,14 @@ class Batch:
     noise: Tensor
     timesteps: Tensor
 
-    def latents(self, base: Base) -> Tensor:
-        """Clean latents (B, C, h, w) in fp32, sampled from the posteriors."""
+    def latents(self, device: torch.device, encode: Encode) -> Tensor:
+        """Clean latents (B, C, h, w) in fp32 on the device, sampled from the posteriors."""
         if self.pixels is not None:
-            mean, std = base.moments(self.pixels)
+            mean, std = encode(self.pixels.to(device, non_blocking=True))
         else:
             assert self.mean is not None and self.std is not None
-            mean, std = self.mean.to(base.device, non_blocking=True), self.std.to(base.device, non_blocking=True)
-        return mean.float() + std.float() * self.posterior_noise.to(mean.device, non_blocking=True)
+            mean, std = self.mean.to(device, non_blocking=True), self.std.to(device, non_blocking=True)
+        return mean.float() + std.float() * self.posterior_noise.to(device, non_blocking=True)
 
     def pinned(self) -> Batch:
         """The same in memory that a GPU reads without being waited for."""

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from cdvideo.base import Base, versions
 from cdvideo.base.device import keep_freed_memory
 from cdvideo.base.quick_layers import quick_layers
+from cdvideo.base.recorded import Recorded
 from cdvideo.concept import Concept, ConceptHeader, Looks
 from cdvideo.errors import Interrupted, UserError
-from cdvideo.train.batches import Batch, Batches, CachedViews, FreshViews, made_ahead
+from cdvideo.train.batches import Batch, Batches, CachedViews, Encode, FreshViews, made_ahead, posteriors
 from cdvideo.train.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from cdvideo.train.methods import check_spl_weight, find_method
 from cdvideo.train.optimisers import make_optimizer
@@ -200,6 +201,7 @@ def train(
         report_every = 1 if base.device.type == "cpu" else min(GPU_REPORT_EVERY, -(-steps // 50))
         unread: list[tuple[int, Tensor, list[str]]] = []
         step, checkpointed = first, bool(state)
+        encode: Encode = partial(posteriors, base)
         forward, are_graphs, until_end = Pass(base, preservation, batches.num_prior(batch_size)), False, ExitStack()
         passes = Passes(
             forward,
@@ -213,7 +215,12 @@ def train(
         try:
             if records_graphs(base.device, gradient_checkpointing) and first < steps:
                 # Before batches are made ahead, which is done in another thread.
-                are_graphs = until_end.enter_context(as_graphs(forward, pass_inputs(base, draw(first * accumulate), scheduler)))
+                encode = recorded = Recorded(posteriors, base)
+                until_end.callback(recorded.forget)
+                # Twice, since encoding is recorded at its second time, which no other thread may disturb either.
+                for _ in range(1 if cached_views else 2):
+                    inputs = pass_inputs(base, draw(first * accumulate), scheduler, encode)
+                are_graphs = until_end.enter_context(as_graphs(forward, inputs))
             coming = until_end.enter_context(closing(made_ahead(draw, range(first * accumulate, steps * accumulate))))
             if are_graphs:
                 for value in tuning.parameters:
@@ -223,7 +230,7 @@ def train(
                 parts, names = [], []
                 for _ in range(accumulate):
                     batch = next(coming)
-                    parts.append(passes(pass_inputs(base, batch, scheduler)))
+                    parts.append(passes(pass_inputs(base, batch, scheduler, encode)))
                     names += [f"{name} as {caption!r}" for name, caption in zip(batch.names, batch.captions, strict=True)]
                 processes.average_gradients(tuning.parameters)
                 scaler.unscale_(stepper)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cdvideo.base import Base
 from cdvideo.errors import UserNote
-from cdvideo.train.batches import Batch
+from cdvideo.train.batches import Batch, Encode
 from cdvideo.train.losses import masked_noise_loss
 from cdvideo.train.preservation import Preservation
 from cdvideo.train.recording import NotRecordable, Recording, record
@@ -52,10 +52,10 @@ class Pass(nn.Module):
         )
 
 
-def pass_inputs(base: Base, batch: Batch, scheduler: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def pass_inputs(base: Base, batch: Batch, scheduler: Any, encode: Encode) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What `Pass` takes of a batch, on the base's device."""
     # In fp32 whatever the precision of the passes: the scheduler would round its table of noise levels to that of the latents.
-    latents = batch.latents(base)
+    latents = batch.latents(base.device, encode)
     noise, timesteps, mask, ids = (
         value.to(base.device, non_blocking=True) for value in (batch.noise, batch.timesteps, batch.mask, batch.ids)
     )
@@ -163,7 +163,9 @@ def as_graphs(forward: nn.Module, inputs: Sequence[Tensor]) -> Iterator[bool]:
     failed: str | None = None
     try:
         with torch.cuda.stream(stream):
-            torch.cuda.make_graphed_callables(forward, tuple(value.clone() for value in inputs), allow_unused_input=True)
+            torch.cuda.make_graphed_callables(
+                forward, tuple(value.clone() for value in inputs), num_warmup_iters=1, allow_unused_input=True
+            )
     except RuntimeError as error:
         # No more is kept of it: the error holds what was recorded so far, with its memory.
         failed = (str(error).splitlines() or [type(error).__name__])[0]

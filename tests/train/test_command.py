@@ -259,11 +259,11 @@ def test_masks_and_captions_beside_the_photos_are_learnt_from(command, pictures,
         assert torch.allclose(usual_loss(spoilt, noise, mask), found), "what lies outside the mask counts"
         return found
 
-    def inputs(base, batch, scheduler):
+    def inputs(base, batch, scheduler, encode):
         captions.extend(batch.captions)
         masks.append(batch.mask)
         assert all(base.tokenizer.convert_tokens_to_ids("V*") in ids for ids in batch.ids)
-        return usual_inputs(base, batch, scheduler)
+        return usual_inputs(base, batch, scheduler, encode)
 
     monkeypatch.setattr(passes, "masked_noise_loss", noise_loss)
     monkeypatch.setattr(loop, "pass_inputs", inputs)

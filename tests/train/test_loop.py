@@ -1,5 +1,7 @@
 """The training loop on the pocket base: what trains, what it leaves alone, and that a resumed training is the same training."""
 
+from functools import partial
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -8,7 +10,7 @@ from cdvideo import base, train
 from cdvideo.concept import Concept
 from cdvideo.errors import Interrupted, UserError
 from cdvideo.resources import resource
-from cdvideo.train.batches import Batches, FreshViews
+from cdvideo.train.batches import Batches, FreshViews, posteriors
 from cdvideo.train.checkpoint import checkpoint_path
 from cdvideo.train.methods.key_values import KeyValueTuning, detach_first_token
 from cdvideo.train.passes import Pass, pass_inputs
@@ -43,7 +45,7 @@ def test_nothing_else_receives_a_gradient(pocket, photos):
     views = FreshViews(pocket, subject_examples([SUBJECT], photos))
     with KeyValueTuning(pocket, [SUBJECT]) as tuning:
         batch = Batches(pocket, views, None, seed=0, num_train_timesteps=1000).draw(0, range(2))
-        noise, _, spl = Pass(pocket, Preservation(tuning), 0)(*pass_inputs(pocket, batch, scheduler))
+        noise, _, spl = Pass(pocket, Preservation(tuning), 0)(*pass_inputs(pocket, batch, scheduler, partial(posteriors, pocket)))
         spl.backward(retain_graph=True)
         rows = tuning.embedding.rows
         assert rows.grad is not None and rows.grad.abs().sum() > 0

@@ -14,7 +14,7 @@ def replays(monkeypatch):
     """Lets the CPU record: passes whose outputs and gradients lie in the same memory at every replay, as CUDA graphs' do."""
     counted = []
 
-    def graphed(module, sample_args, allow_unused_input):
+    def graphed(module, sample_args, num_warmup_iters, allow_unused_input):
         trained = [value for value in module.parameters() if value.requires_grad]
         usual, outputs, gradients = module.forward, [], []
 

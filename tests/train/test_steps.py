@@ -4,6 +4,7 @@ import copy
 import math
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from cdvideo.base import tokenizer_with
 from cdvideo.concept import Concept
 from cdvideo.errors import UserError
 from cdvideo.train import checkpoint_path
-from cdvideo.train.batches import Batches, CachedViews, FreshViews, made_ahead, sample_generator
+from cdvideo.train.batches import Batches, CachedViews, FreshViews, made_ahead, posteriors, sample_generator
 from cdvideo.train.checkpoint import load_checkpoint
 from cdvideo.train.subject import Example, subject_examples
 from tests.train.trainings import BEAR, assert_same, relative_difference, run
@@ -73,12 +74,12 @@ def test_latents_of_cached_and_of_fresh_views_are_sampled_alike(small, pictures)
     cached = CachedViews(small, FreshViews(small, subject_examples([BEAR], pictures)), 2, seed=0)
     batch = Batches(small, cached, None, seed=0, num_train_timesteps=1000).draw(3, range(2))
     assert batch.pixels is None
-    assert torch.equal(batch.latents(small), batch.mean + batch.std * batch.posterior_noise)
+    assert torch.equal(batch.latents(small.device, partial(posteriors, small)), batch.mean + batch.std * batch.posterior_noise)
     fresh = Batches(small, FreshViews(small, subject_examples([BEAR], pictures)), None, seed=0, num_train_timesteps=1000).draw(3, range(2))
     with torch.no_grad():
         posterior = small.vae.encode(fresh.pixels).latent_dist
     expected = (posterior.mean + posterior.std * fresh.posterior_noise) * small.vae.config.scaling_factor
-    assert torch.allclose(fresh.latents(small), expected, atol=1e-6)
+    assert torch.allclose(fresh.latents(small.device, partial(posteriors, small)), expected, atol=1e-6)
 
 
 def test_cached_views_train_and_encode_once(small, pictures, tmp_path):

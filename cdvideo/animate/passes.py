@@ -1,0 +1,68 @@
+"""The passes through a UNet that denoising is made of.
+
+Shapes: `B` clips or pictures of a pass, `C` latent channels, `F` frames, `H W` latent height and width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cdvideo.animate.text_states import TextKeyValues
+from cdvideo.base.recorded import Recorded
+
+
+class UNetPasses:
+    """A UNet's passes to `noise`, whose recordings (`Recorded`) serve one clip after another."""
+
+    def __init__(self, unet: Any) -> None:
+        self.unet = unet
+        self.noise = Recorded(noise_of, unet)
+        self._sources: dict[str, Tensor] = {}
+        self._places: list[int] = []
+
+    def read(self, text: TextKeyValues) -> None:
+        """Moves these keys and values to where those of before were, which recordings read.
+
+        Lets go of recordings where they do not fit there, and where the UNet's weights have moved. On a GPU alone: elsewhere nothing is
+        recorded.
+        """
+        if self.unet.device.type != "cuda":
+            return
+        places, self._places = self._places, [value.data_ptr() for value in self.unet.parameters()]
+        shapes = {name: value.shape for name, value in self._sources.items()}
+        if places == self._places and shapes == {name: value.shape for name, value in text.sources.items()}:
+            for name, value in self._sources.items():
+                value.copy_(text.sources[name])
+        else:
+            self.forget()
+            self._sources = text.sources
+        text.sources = self._sources
+
+    def forget(self) -> None:
+        """Lets go of what was recorded, and of its memory."""
+        self.noise.forget()
+        if self.unet.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def forget_where_memory_is_short(self) -> None:
+        """What was recorded has memory of its own, which nothing else can use: it is kept while a quarter of the device's is free."""
+        if self.unet.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.unet.device)
+            if free < total / 4:
+                self.forget()
+
+
+def noise_of(unet: Any, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+    """The noise, in fp32, that a UNet sees in pictures (B, C, H, W), or a motion UNet in clips (B, C, F, H, W)."""
+    noise: Tensor = unet(latents.to(unet.dtype), timestep, encoder_hidden_states=states_by_row(latents, states)).sample
+    return noise.float()
+
+
+def states_by_row(latents: Tensor, states: Tensor) -> Tensor:
+    """Text states as a UNet wants them for these latents: one for each frame of clips (B, C, F, H, W), frame after frame."""
+    if latents.ndim == 4:
+        return states
+    return states.flatten(0, 1) if states.ndim == 4 else states.repeat_interleave(latents.shape[2], dim=0)

@@ -1,0 +1,84 @@
+"""Passes through a model, recorded as CUDA graphs and replayed.
+
+A pass through a motion UNet is some 1,600 kernels, which take longer to begin one by one than many of them to compute. A graph begins them
+all at once; they are the same kernels, on other data.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cdvideo.errors import UserNote
+
+_Shapes = tuple[tuple[torch.Size, torch.dtype], ...]
+MOST_RECORDED = 8
+"""Of one pass, for inputs of so many shapes."""
+
+
+class Recorded:
+    """`function(model, ...)` of tensors, which returns one.
+
+    On a CUDA device calls with tensors of the same shapes are recorded once and then replayed: what else they read has to stay where it is.
+    Where that cannot be done, it is said, and computed as ever. Recordings share memory; results are copied from there.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], model: Any) -> None:
+        self.compute = functools.partial(function, model)
+        self._pool: Any = None
+        self._computed: set[_Shapes] = set()
+        self._graphs: dict[_Shapes, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self._records = True
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        if inputs[0].device.type != "cuda" or not self._records:
+            return self.compute(*inputs)
+        shapes = tuple((value.shape, value.dtype) for value in inputs)
+        # What is built or chosen when something is first computed cannot be recorded.
+        if shapes not in self._computed or not (shapes in self._graphs or self._record(shapes, inputs)):
+            self._computed.add(shapes)
+            return self.compute(*inputs)
+        graph, taken, result = self._graphs[shapes]
+        for place, value in zip(taken, inputs, strict=True):
+            place.copy_(value)
+        graph.replay()
+        return result.clone()
+
+    def forget(self) -> None:
+        """Lets go of what was recorded, and of its memory."""
+        self._graphs.clear()
+        self._computed.clear()
+        # PyTorch takes a pool for recordings only as long as there are some.
+        self._pool = None
+
+    def _record(self, shapes: _Shapes, inputs: tuple[Tensor, ...]) -> bool:
+        if len(self._graphs) == MOST_RECORDED:
+            self._graphs.clear()
+            self._pool = None
+        device = inputs[0].device
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        taken, graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
+        try:
+            # The outer stream is the one of before: a recording that fails may leave its own current.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream(device)),
+                torch.cuda.graph(graph, pool=self._pool, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
+            ):
+                result = self.compute(*taken)
+        except RuntimeError as error:
+            # No more is kept of it: the error holds what was recorded so far, with its memory.
+            failed = (str(error).splitlines() or [type(error).__name__])[0]
+        else:
+            self._graphs[shapes] = graph, taken, result
+            return True
+        del graph
+        self.forget()
+        torch.cuda.empty_cache()
+        self._records = False
+        warnings.warn(f"passes cannot be recorded as CUDA graphs, so that they take longer: {failed}", UserNote, stacklevel=2)
+        return False

@@ -1,0 +1,62 @@
+"""What recordings of a UNet's passes read: keys and values stay where those of before were, or recordings are let go of.
+
+Graphs themselves are tested in `tests/base/test_recorded.py`, on a GPU.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from cdvideo.animate.passes import UNetPasses
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Of a UNet that says it is on a GPU; `forgotten` counts how often recordings were let go of."""
+    unet = nn.Linear(2, 2)
+    unet.device = SimpleNamespace(type="cuda")
+    made = UNetPasses(unet)
+    made.forgotten = 0
+
+    def forget():
+        made.forgotten += 1
+
+    monkeypatch.setattr(made, "forget", forget)
+    return made
+
+
+def text(value, *shape):
+    return SimpleNamespace(sources={"to_k": torch.full(shape, value), "to_v": torch.full(shape, -value)})
+
+
+def test_keys_and_values_of_the_same_shapes_go_where_those_of_before_are(passes):
+    first, second = text(1.0, 2, 77, 8), text(5.0, 2, 77, 8)
+    passes.read(first)
+    places = {name: value.data_ptr() for name, value in first.sources.items()}
+    assert passes.forgotten == 1
+    passes.read(second)
+    assert passes.forgotten == 1 and {name: value.data_ptr() for name, value in second.sources.items()} == places
+    assert second.sources["to_k"].unique().tolist() == [5] and second.sources["to_v"].unique().tolist() == [-5]
+
+
+@pytest.mark.parametrize("shape", [(3, 77, 8), (2, 154, 8)], ids=["another prompt", "a longer one"])
+def test_where_they_do_not_fit_recordings_are_let_go_of(passes, shape):
+    passes.read(text(1.0, 2, 77, 8))
+    longer = text(5.0, *shape)
+    passes.read(longer)
+    assert passes.forgotten == 2 and longer.sources["to_k"].shape == shape
+
+
+def test_where_weights_have_moved_recordings_are_let_go_of(passes):
+    passes.read(text(1.0, 2, 77, 8))
+    passes.unet.weight = nn.Parameter(passes.unet.weight.detach().clone())
+    passes.read(text(2.0, 2, 77, 8))
+    assert passes.forgotten == 2
+
+
+def test_on_a_cpu_nothing_is_kept():
+    passes, words = UNetPasses(SimpleNamespace(device=torch.device("cpu"))), text(1.0, 2, 77, 8)
+    passes.read(words)
+    assert not passes._sources

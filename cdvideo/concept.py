@@ -34,6 +34,8 @@ LOOKS_BY = "looks_by"
 KEY_VALUE_SUFFIXES = ("attn2.to_k.weight", "attn2.to_v.weight")
 UNKNOWN = "unknown"
 """What the header of an imported concept says where the files that it came from did not."""
+LIKE_A_TOKEN = re.compile(r"(?<![\w*])[A-Z]\d*\*(?![\w*])|<[^<>\s]+>")
+"""How tokens of concepts are usually written: V*, V2*, <my-bear>."""
 _MAX_HEADER_BYTES = 100_000_000
 
 

@@ -11,7 +11,7 @@ import click
 from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, parse_values, replay
 from cdvideo.animate.reuse import speed_of
-from cdvideo.animate.settings import check_numbers
+from cdvideo.animate.settings import check_numbers, check_size
 from cdvideo.animate.starting import check_start, steps_left
 from cdvideo.animate.tokens import describe_prompt
 from cdvideo.base.lora import load_lora, parse_lora
@@ -31,6 +31,9 @@ def split_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     sampling["size"] = parse_size(size) if size else None
     sampling["num_inference_steps"] = rest.pop("steps")
     sampling["guidance_scale"] = rest.pop("guidance")
+    if sampling["size"]:
+        width, height = sampling["size"]
+        check_size(width, height, latent_factor=1)
     check_numbers(**{name: sampling[name] for name in ("seed", "num_inference_steps", "guidance_scale")})
     check_start(sampling["init"], sampling["strength"])
     return sampling, rest

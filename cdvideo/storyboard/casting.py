@@ -12,12 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cdvideo.concept import UNKNOWN, ConceptHeader, distinct_names
+from cdvideo.concept import LIKE_A_TOKEN, UNKNOWN, ConceptHeader, distinct_names
 from cdvideo.storyboard.mistakes import meant
 from cdvideo.storyboard.script import CastMember, KeyPath, Shot, Storyboard
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_LIKE_A_TOKEN = re.compile(r"(?<![\w*])[A-Z]\d*\*(?![\w*])|<[^<>\s]+>")
 
 
 @dataclass(frozen=True)
@@ -207,7 +206,7 @@ def _mentions(text: str, path: KeyPath, cast: Cast, pool: set[Path], troubles: l
 def _token_pattern(cast: Cast) -> re.Pattern[str]:
     known = "|".join(re.escape(token) for token in sorted(cast.called, key=len, reverse=True))
     whole = rf"(?<![\w*<])(?:{known})(?![\w*>])|" if known else ""
-    return re.compile(whole + _LIKE_A_TOKEN.pattern)
+    return re.compile(whole + LIKE_A_TOKEN.pattern)
 
 
 def _called(word: str, cast: Cast, pool: set[Path]) -> list[tuple[Path, str]]:

@@ -49,10 +49,10 @@ class Speed:
     def is_whole(self, step: int, num_steps: int) -> bool:
         """Whether the UNet computes at that step, counted from 0, of so many.
 
-        It does at the first three, at every second of the first third, at every third from there on, and at the last but two, behind which
-        noise is drawn on: of 25, at 0, 1, 2, 4, 6, 8, 11, 14, 17, 20 and 22.
+        It does at the first three, at every second of the first third, at every third from there on, and at the last but one: of 25, at
+        0, 1, 2, 4, 6, 8, 11, 14, 17, 20 and 23.
         """
-        last = num_steps - 3
+        last = num_steps - 2
         if not self.draws_on or step < 3 or step == last:
             return True
         num_dense = num_steps // 3 // 2 * 2
@@ -124,9 +124,10 @@ class NoiseReuse:
         # Where guidance has ended, that of the second half is the prompt's.
         last, slope = (value if value is None else value[-len(latents) :] for value in (self._noise, self._slope))
         if last is not None and not self.speed.is_whole(self._step, self.num_steps):
-            # The very last steps hold what was seen: what is drawn on there would flicker.
-            is_held = slope is None or self._step >= self.num_steps - 2
-            return last if is_held or slope is None else last + DAMPING * (self._step - self._computed_at) * slope
+            # The very last step holds what was seen: what is drawn on there would flicker.
+            if slope is None or self._step == self.num_steps - 1:
+                return last
+            return last + DAMPING * (self._step - self._computed_at) * slope
         noise_pred = self.predict_noise(latents, timestep, states)
         if last is not None:
             self._slope = (noise_pred - last) / (self._step - self._computed_at)

@@ -1,8 +1,8 @@
 """What a clip will take of memory and time, found out before it is rendered by rendering far smaller or shorter ones on the same device.
 
 A tensor's memory grows in a straight line with frames times pixels above what text and timesteps take, since attention holds no matrix of
-scores. So two clips of one step on a small picture, with one frame and with three, say how much a large one takes. On
-a GPU it takes less: feed-forwards of many rows are computed by parts there.
+scores. So two clips of one step on a small picture, with one frame and with three, say how much a large one takes. On a
+GPU it takes less: feed-forwards of many rows are computed by parts there.
 """
 
 from __future__ import annotations

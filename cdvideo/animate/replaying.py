@@ -39,7 +39,7 @@ def replay(record: Mapping[str, Any], source: Path, *, device: str = "auto", off
 
 
 def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool, on_step: OnStep | None) -> Clip:
-    speed = recorded_speed(record["speed"]) if record["kind"] == "clip" else None
+    speed = recorded_speed(record["speed"]) if record["kind"] == "clip" else EXACT
     loaded = base.load(record["base"], device=device, dtype=_dtype_name(record["dtype"]), offline=offline)
     _same(source, f"the base {record['base']}", record["base_fingerprint"], loaded.fingerprint)
     changed = [
@@ -71,7 +71,7 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
             cameras=cameras,
             loop=record["loop"],
             freeinit=record["freeinit"],
-            speed=speed or EXACT,
+            speed=speed,
             on_step=on_step,
         )
     return resampled(clip, **record.get("resampled", {}))

@@ -21,13 +21,12 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel, Transformer2DModelOutput
-from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from cdvideo.base.attention import attended_at_once, attending_by
 from cdvideo.errors import UserNote
 
 FED_AT_ONCE = 65536
@@ -68,15 +67,8 @@ def _agrees(device: torch.device) -> bool:
 def fused_layers(*models: nn.Module) -> Iterator[None]:
     """Within it, models on an NVIDIA GPU compute faster what they compute anyway, with or without gradients; elsewhere nothing changes."""
     on_gpu = [model for model in models if has_kernels(next(model.parameters()).device)]
-    attentions = [(layer, layer.processor) for model in on_gpu for layer in _plain_attentions(model)]
-    with computing_as([pair for model in on_gpu for pair in _fused_classes(model)]):
-        try:
-            for layer, before in attentions:
-                layer.processor = _PlainAttention(before)
-            yield
-        finally:
-            for layer, before in attentions:
-                layer.processor = before
+    with attending_by(attended_at_once, on_gpu), computing_as([pair for model in on_gpu for pair in _fused_classes(model)]):
+        yield
 
 
 @contextmanager
@@ -281,33 +273,3 @@ class _FusedGEGLU(GEGLU):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result: Tensor = kernels().gelu_gate(self.proj(hidden_states))
         return result
-
-
-class _PlainAttention:
-    """A processor of diffusers' `Attention` without what it does for other models' sake; what has a mask is left to that of before."""
-
-    def __init__(self, before: Any) -> None:
-        self.before = before
-
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **others: Any) -> Tensor:
-        if any(value is not None for value in others.values()):
-            result: Tensor = self.before(attn, hidden_states, encoder_hidden_states, **others)
-            return result
-        seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        parts = (attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen))
-        query, key, value = (rearrange(states, "b n (h d) -> b h n d", h=attn.heads) for states in parts)
-        joined: Tensor = attn.to_out[0](rearrange(F.scaled_dot_product_attention(query, key, value), "b h n d -> b n (h d)"))
-        return joined
-
-
-def is_plain_attention(attn: Any) -> bool:
-    """Whether an attention is made of its four matrices alone."""
-    return attn.group_norm is attn.spatial_norm is attn.norm_cross is attn.norm_q is attn.norm_k is None and not (
-        attn.residual_connection or attn.rescale_output_factor != 1
-    )
-
-
-def _plain_attentions(model: nn.Module) -> Iterator[Any]:
-    for layer in model.modules():
-        if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0 and is_plain_attention(layer):
-            yield layer

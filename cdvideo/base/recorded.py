@@ -1,7 +1,7 @@
 """Passes through a model, recorded as CUDA graphs and replayed.
 
-A pass through a motion UNet is some 1,600 kernels, which take longer to begin one by one than many of them to compute. A graph begins them
-all at once; they are the same kernels, on other data.
+A pass through a motion UNet is more than a thousand kernels, which take longer to begin one by one than many of them to compute. A graph
+begins them all at once; they are the same kernels, on other data.
 """
 
 from __future__ import annotations

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from einops import rearrange
 from torch import Tensor, nn
 
-from cdvideo.base.gpu_layers import is_plain_attention
+from cdvideo.base.attention import attended_at_once, attending_by
 
 MOST_SCORE_BYTES = 2**24
 """Of the scores of one layer. What has more, such as attention between the cells of a large picture, goes to the fused kernel."""
@@ -31,8 +27,7 @@ def attended(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tenso
     num_scores = len(query) * num_heads * query.shape[1] * key.shape[1]
     wants_grad = torch.is_grad_enabled() and any(states.requires_grad for states in (query, key, value))
     if wants_grad or num_scores * query.element_size() > MOST_SCORE_BYTES:
-        parts = (rearrange(states, "b n (h d) -> b h n d", h=num_heads) for states in (query, key, value))
-        return rearrange(F.scaled_dot_product_attention(*parts), "b h n d -> b n (h d)")
+        return attended_at_once(query, key, value, num_heads)
     width = query.shape[-1] // num_heads
     nothing = torch.empty(1, 1, 1, dtype=query.dtype)
     heads = []
@@ -45,34 +40,8 @@ def attended(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tenso
     return torch.cat(heads, dim=-1)
 
 
-class _ShortAttention:
-    """A processor of diffusers' `Attention` that computes by `attended`; what has a mask is left to the processor of before."""
-
-    def __init__(self, before: Any) -> None:
-        self.before = before
-
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **others: Any) -> Tensor:
-        if any(value is not None for value in others.values()):
-            result: Tensor = self.before(attn, hidden_states, encoder_hidden_states, **others)
-            return result
-        seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        joined: Tensor = attn.to_out[0](attended(attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen), attn.heads))
-        return joined
-
-
 @contextmanager
 def short_attention(*models: nn.Module) -> Iterator[None]:
     """Within it, diffusers' attention layers on a CPU compute short sequences by plain matrix products; elsewhere nothing changes."""
-    changed = []
-    for model in models:
-        if next(model.parameters()).device.type != "cpu":
-            continue
-        for layer in model.modules():
-            if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0 and is_plain_attention(layer):
-                changed.append((layer, layer.processor))
-                layer.processor = _ShortAttention(layer.processor)
-    try:
+    with attending_by(attended, [model for model in models if next(model.parameters()).device.type == "cpu"]):
         yield
-    finally:
-        for layer, before in changed:
-            layer.processor = before

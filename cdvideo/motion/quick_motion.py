@@ -13,11 +13,11 @@ import torch
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
+from cdvideo.base.attention import is_plain_attention
 from cdvideo.base.gpu_layers import (
     computing_as,
     fed_forward,
     has_kernels,
-    is_plain_attention,
     is_plain_block,
     kernels,
     pictures_of,

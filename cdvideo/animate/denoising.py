@@ -71,7 +71,7 @@ def denoised(
     with quick_layers(unet), quick_motion(unet), SparingPredictor(base, passes) as plain:
         predict = plain if num_frames is None else windowed(plain, window=window, loop=loop, turns=turns)
         for number in range(rounds):
-            scheduler = make_scheduler(settings["schedule"], settings["steps"], base.device, settings["sampler"])
+            scheduler = make_scheduler(settings["schedule"], settings["steps"], settings["sampler"])
             if number:
                 noise = reinitialized_noise(scheduler, latents, first, draw())
             latents = denoise(

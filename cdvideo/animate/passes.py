@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from cdvideo.animate.text_states import TextKeyValues
-from cdvideo.base.recorded import Recorded
+from cdvideo.base.recorded import Recordings
+from cdvideo.base.shared_halves import computed_once, for_each_half
 
 
 class UNetPasses:
-    """A UNet's passes to `noise`, whose recordings (`Recorded`) serve one clip after another."""
+    """A UNet's passes to `noise`, whose recordings serve one clip after another."""
 
-    def __init__(self, unet: Any) -> None:
-        self.unet = unet
-        self.noise = Recorded(noise_of, unet)
+    def __init__(self, unet: Any, recordings: Recordings) -> None:
+        self.unet, self.recordings = unet, recordings
+        self.noise = recordings.of(noise_of, unet)
         self._sources: dict[str, Tensor] = {}
-        self._places: list[int] = []
 
     def read(self, text: TextKeyValues) -> None:
         """Moves these keys and values to where those of before were, which recordings read.
@@ -31,33 +31,31 @@ class UNetPasses:
         """
         if self.unet.device.type != "cuda":
             return
-        places, self._places = self._places, [value.data_ptr() for value in self.unet.parameters()]
+        self.recordings.follow(self.unet)
         shapes = {name: value.shape for name, value in self._sources.items()}
-        if places == self._places and shapes == {name: value.shape for name, value in text.sources.items()}:
+        if shapes == {name: value.shape for name, value in text.sources.items()}:
             for name, value in self._sources.items():
                 value.copy_(text.sources[name])
         else:
-            self.forget()
+            self.recordings.forget()
             self._sources = text.sources
         text.sources = self._sources
-
-    def forget(self) -> None:
-        """Lets go of what was recorded, and of its memory."""
-        self.noise.forget()
-        if self.unet.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def forget_where_memory_is_short(self) -> None:
         """What was recorded has memory of its own, which nothing else can use: it is kept while a quarter of the device's is free."""
         if self.unet.device.type == "cuda":
             free, total = torch.cuda.mem_get_info(self.unet.device)
             if free < total / 4:
-                self.forget()
+                self.recordings.forget()
 
 
 def noise_of(unet: Any, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-    """The noise, in fp32, that a UNet sees in pictures (B, C, H, W), or a motion UNet in clips (B, C, F, H, W)."""
-    noise: Tensor = unet(latents.to(unet.dtype), timestep, encoder_hidden_states=states_by_row(latents, states)).sample
+    """The noise, in fp32, that a UNet sees in pictures (B, C, H, W), or a motion UNet in clips (B, C, F, H, W): a `NoisePredictor`'s."""
+    # On a CPU a batch of another size is rounded otherwise, which guidance magnifies.
+    times = len(states) // len(latents) if latents.device.type == "cuda" else 1
+    latents = for_each_half(latents, len(states))
+    with computed_once(unet, times):
+        noise: Tensor = unet(latents.to(unet.dtype), timestep, encoder_hidden_states=states_by_row(latents, states)).sample
     return noise.float()
 
 

@@ -32,6 +32,7 @@ from cdvideo.base import Base, Injection, Vocabulary, versions
 from cdvideo.base.catalog import BasePreset
 from cdvideo.base.device import keep_freed_memory
 from cdvideo.base.lora import ImageLoraInjection, WeightedImageLora, describe_loras, together
+from cdvideo.base.recorded import Recordings
 from cdvideo.concept import Concept, distinct_names
 from cdvideo.errors import UserError, UserNote
 from cdvideo.evaluate.movement import black_frames, describe_movement
@@ -78,7 +79,9 @@ class Studio:
             renamed = [(_merged(base, renamed), 1.0)]
         self._inside: list[Injection | Vocabulary] = []
         self._motion_unet: Any = None
+        self._recordings = Recordings()
         self._passes: dict[Any, UNetPasses] = {}
+        self._decode = self._recordings.of(Base.decode_some, base)
         self._lora_injection = ImageLoraInjection(base, self.loras)
         try:
             self.concepts = [(self._lora_injection.beneath(concept), strength) for concept, strength in renamed]
@@ -94,8 +97,7 @@ class Studio:
             raise
 
     def close(self) -> None:
-        for passes in self._passes.values():
-            passes.forget()
+        self._recordings.forget()
         self._passes = {}
         self._motion_unet = None
         self._take_out()
@@ -185,7 +187,9 @@ class Studio:
                 on_step=on_step,
                 on_prediction=on_prediction,
             )
-        frames = gathered(frame for some in self.base.decoded(rearrange(latents, "1 c f h w -> f c h w")) for frame in some.numpy())
+        self._recordings.follow(self.base.vae)
+        decoded = self.base.decoded(rearrange(latents, "1 c f h w -> f c h w"), self._decode)
+        frames = gathered(frame for some in decoded for frame in some.numpy())
         _check_black(frames)
         over_time = {
             "prompts": _written(course) if len(course) > 1 else None,
@@ -271,7 +275,7 @@ class Studio:
             loop=loop,
         )
         if unet not in self._passes:
-            self._passes[unet] = UNetPasses(unet)
+            self._passes[unet] = UNetPasses(unet, self._recordings)
         passes = self._passes[unet]
         passes.read(text)
         with text.within(unet):

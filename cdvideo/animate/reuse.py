@@ -122,7 +122,7 @@ class NoiseReuse:
     def __call__(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
         self._step += 1
         # Where guidance has ended, that of the second half is the prompt's.
-        last, slope = (value if value is None else value[-len(latents) :] for value in (self._noise, self._slope))
+        last, slope = (value if value is None else value[-len(states) :] for value in (self._noise, self._slope))
         if last is not None and not self.speed.is_whole(self._step, self.num_steps):
             # The very last step holds what was seen: what is drawn on there would flicker.
             if slope is None or self._step == self.num_steps - 1:

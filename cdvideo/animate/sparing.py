@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cdvideo.animate.passes import UNetPasses
 from cdvideo.base import Base
+from cdvideo.base.shared_halves import for_each_half
 from cdvideo.errors import UserError, UserNote
 
 
@@ -30,7 +31,7 @@ class SparingPredictor:
             try:
                 return self._predicted(latents, timestep, states)
             except torch.OutOfMemoryError as error:
-                if not self._made_do(len(latents)):
+                if not self._made_do(len(states)):
                     width, height = (side * self.base.latent_factor for side in (latents.shape[-1], latents.shape[-2]))
                     raise UserError(
                         f"there is not enough memory on {self.base.device} for {width}x{height} pixels"
@@ -39,12 +40,12 @@ class SparingPredictor:
                         remedy="give a smaller --size, fewer --frames or --dtype fp16, or close what else uses the device",
                     ) from None
             gc.collect()
-            self.passes.forget()
+            self.passes.recordings.forget()
 
     def _predicted(self, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
-        if not self._in_turn or len(latents) == 1:
+        if not self._in_turn or len(states) == 1:
             return self.passes.noise(latents, timestep, states)
-        rows = zip(latents.split(1), states.split(1), strict=True)
+        rows = zip(for_each_half(latents, len(states)).split(1), states.split(1), strict=True)
         return torch.cat([self.passes.noise(row, timestep, of_row) for row, of_row in rows])
 
     def _made_do(self, num_rows: int) -> bool:

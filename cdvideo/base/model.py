@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -86,19 +86,23 @@ class Base:
         """Pictures (N, H, W, 3) uint8 on the CPU from latents (N, C, h, w). Raises UserError as `decoded` does."""
         return torch.cat(list(self.decoded(latents)))
 
-    def decoded(self, latents: Tensor) -> Iterator[Tensor]:
+    def decoded(self, latents: Tensor, decode: Callable[[Tensor], Tensor] | None = None) -> Iterator[Tensor]:
         """Pictures (n, H, W, 3) uint8 on the CPU from latents (N, C, h, w): a few at a time, each few decoded when they are asked for.
 
+        `decode` stands for `decode_some`, which may be recorded.
         In fp16 or bf16 the autoencoder may overflow or draw black: such pictures are decoded once more in fp32, which is said. Raises
         UserError where they still hold values that are not numbers. Where memory runs out for some at once, they are decoded one by one.
         """
+        decode = decode or self.decode_some
         again, start, chunk = False, 0, DECODED_AT_ONCE
         while start < len(latents):
             part = latents[start : start + chunk]
             try:
-                decoded = self._decode(part)
-                if self.dtype != torch.float32 and _failed(decoded):
+                decoded = decode(part)
+                is_broken, is_black = _faults(decoded)
+                if self.dtype != torch.float32 and (is_broken or is_black):
                     decoded, again = self._decode_in_fp32(part), True
+                    is_broken, _ = _faults(decoded)
             except torch.OutOfMemoryError:
                 if chunk == 1:
                     raise UserError(
@@ -107,7 +111,7 @@ class Base:
                 warnings.warn("memory ran out: pictures are decoded one by one", UserNote, stacklevel=2)
                 chunk = 1
                 continue
-            if not torch.isfinite(decoded).all():
+            if is_broken:
                 raise UserError(
                     "the decoded picture holds values that are not numbers",
                     cause="the latents overflowed while denoising" if not torch.isfinite(part).all() else "the autoencoder overflowed",
@@ -123,7 +127,8 @@ class Base:
             )
 
     @torch.no_grad()
-    def _decode(self, latents: Tensor) -> Tensor:
+    def decode_some(self, latents: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) in [-1, 1] from latents (N, C, h, w), all at once."""
         with fused_layers(self.vae):
             return self.vae.decode(latents.to(self.vae.device, self.vae.dtype) / self.vae.config.scaling_factor).sample
 
@@ -132,7 +137,7 @@ class Base:
         before = {value: value.data for value in self.vae.parameters()}
         self.vae.to(torch.float32)
         try:
-            return self._decode(latents)
+            return self.decode_some(latents)
         finally:
             for value, data in before.items():
                 value.data = data
@@ -209,9 +214,10 @@ class Injection:
         self.eject()
 
 
-def _failed(decoded: Tensor) -> bool:
-    """Whether a picture of (N, 3, H, W) in [-1, 1] is black all over, or holds what is no number."""
-    return not bool(torch.isfinite(decoded).all()) or bool((decoded.amax(dim=(1, 2, 3)) <= -1).any())
+def _faults(decoded: Tensor) -> list[bool]:
+    """Whether pictures of (N, 3, H, W) in [-1, 1] hold what is no number, and whether one is black all over."""
+    # One answer, since each waits for a GPU.
+    return torch.stack([~torch.isfinite(decoded).all(), (decoded.amax(dim=(1, 2, 3)) <= -1).any()]).tolist()
 
 
 def key_value_names(unet: Any) -> list[str]:

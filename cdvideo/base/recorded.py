@@ -12,25 +12,59 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cdvideo.errors import UserNote
 
 _Shapes = tuple[tuple[torch.Size, torch.dtype], ...]
 MOST_RECORDED = 8
-"""Of one pass, for inputs of so many shapes."""
+"""Of one function, for inputs of so many shapes."""
+
+
+class Recordings:
+    """The recordings of several functions, which share memory: only one at a time is replayed."""
+
+    def __init__(self) -> None:
+        self._functions: list[Recorded] = []
+        self._places: dict[nn.Module, list[int]] = {}
+        self._pool: Any = None
+
+    def of(self, function: Callable[..., Tensor], model: Any) -> Recorded:
+        recorded = Recorded(function, model, self)
+        self._functions.append(recorded)
+        return recorded
+
+    def follow(self, model: nn.Module) -> None:
+        """Lets go of all where the model's weights, which recordings read, are no longer where they were when this was last called."""
+        places = [value.data_ptr() for value in model.parameters()]
+        if self._places.setdefault(model, places) != places:
+            self._places[model] = places
+            self.forget()
+
+    def forget(self) -> None:
+        """Lets go of what was recorded, and of its memory."""
+        for recorded in self._functions:
+            recorded.clear()
+        # PyTorch takes a pool for recordings only as long as there are some.
+        if self._pool is not None:
+            self._pool = None
+            torch.cuda.empty_cache()
+
+    def pool(self) -> Any:
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        return self._pool
 
 
 class Recorded:
     """`function(model, ...)` of tensors, which returns one.
 
     On a CUDA device calls with tensors of the same shapes are recorded once and then replayed: what else they read has to stay where it is.
-    Where that cannot be done, it is said, and computed as ever. Recordings share memory; results are copied from there.
+    Where that cannot be done, it is said, and computed as ever. Results are copied from the recordings' memory.
     """
 
-    def __init__(self, function: Callable[..., Tensor], model: Any) -> None:
+    def __init__(self, function: Callable[..., Tensor], model: Any, recordings: Recordings) -> None:
         self.compute = functools.partial(function, model)
-        self._pool: Any = None
+        self.recordings = recordings
         self._computed: set[_Shapes] = set()
         self._graphs: dict[_Shapes, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
         self._records = True
@@ -49,25 +83,20 @@ class Recorded:
         graph.replay()
         return result.clone()
 
-    def forget(self) -> None:
-        """Lets go of what was recorded, and of its memory."""
+    def clear(self) -> None:
         self._graphs.clear()
         self._computed.clear()
-        # PyTorch takes a pool for recordings only as long as there are some.
-        self._pool = None
 
     def _record(self, shapes: _Shapes, inputs: tuple[Tensor, ...]) -> bool:
         if len(self._graphs) == MOST_RECORDED:
-            self._graphs.clear()
-            self._pool = None
+            self.recordings.forget()
         device = inputs[0].device
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
         taken, graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
         try:
             # The outer stream is the one of before: a recording that fails may leave its own current.
             with (
                 torch.cuda.stream(torch.cuda.current_stream(device)),
-                torch.cuda.graph(graph, pool=self._pool, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
+                torch.cuda.graph(graph, pool=self.recordings.pool(), stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
             ):
                 result = self.compute(*taken)
         except RuntimeError as error:
@@ -77,8 +106,7 @@ class Recorded:
             self._graphs[shapes] = graph, taken, result
             return True
         del graph
-        self.forget()
-        torch.cuda.empty_cache()
+        self.recordings.forget()
         self._records = False
         warnings.warn(f"passes cannot be recorded as CUDA graphs, so that they take longer: {failed}", UserNote, stacklevel=2)
         return False

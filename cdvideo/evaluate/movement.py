@@ -21,9 +21,7 @@ def motion_amount(frames: Frames) -> float:
 
     VBench's temporal flickering (Huang et al. 2024, section 3.1) is (255 - this) / 255 of clips that should stand still.
     """
-    if len(frames) < 2:
-        return 0.0
-    return float(np.mean([np.abs(after - before).mean() for before, after in pairwise(map(_luma, frames))]))
+    return _motion_and_flicker(frames)[0]
 
 
 def flicker(frames: Frames) -> float:
@@ -32,16 +30,7 @@ def flicker(frames: Frames) -> float:
     The mean over pixels and frames of |b - (a + c) / 2| where the frame b lies outside its neighbours a and c, and 0 where it lies between
     them, which is what steady movement and fading look like.
     """
-    if len(frames) < 3:
-        return 0.0
-    jumps = []
-    lumas = map(_luma, frames)
-    before, middle = next(lumas), next(lumas)
-    for after in lumas:
-        outside = (middle - before) * (middle - after) > 0
-        jumps.append(np.where(outside, np.abs(middle - (before + after) / 2), 0).mean())
-        before, middle = middle, after
-    return float(np.mean(jumps))
+    return _motion_and_flicker(frames)[1]
 
 
 def black_frames(frames: Frames) -> list[int]:
@@ -51,7 +40,24 @@ def black_frames(frames: Frames) -> list[int]:
 
 def describe_movement(frames: Frames) -> dict[str, float]:
     """What a record says of a clip's frames, in levels of 255."""
-    return {"motion": round(motion_amount(frames), 3), "flicker": round(flicker(frames), 3)}
+    motion, jumps = _motion_and_flicker(frames)
+    return {"motion": round(motion, 3), "flicker": round(jumps, 3)}
+
+
+def _motion_and_flicker(frames: Frames) -> tuple[float, float]:
+    changes: list[float] = []
+    jumps: list[float] = []
+    last_change: NDArray[np.float32] | None = None
+    for before, after in pairwise(map(_luma, frames)):
+        change = after - before
+        changes.append(float(np.abs(change).mean()))
+        if last_change is not None:
+            # Outside is where one change undoes some of the other; there b - (a + c) / 2 is half of what lies between them.
+            jump = np.abs(last_change - change)
+            jump *= last_change * change < 0
+            jumps.append(float(jump.mean()) / 2)
+        last_change = change
+    return float(np.mean(changes or [0])), float(np.mean(jumps or [0]))
 
 
 def _luma(frame: Frames) -> NDArray[np.float32]:

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 NoisePredictor = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(latents, timestep, encoder_hidden_states) -> noise of the latents' shape."""
+"""(latents, timestep, encoder_hidden_states) -> noise, for each row of states one of that of the latents' shape.
+
+Of states there may be twice as many rows as of latents, which then are those of both halves.
+"""
 
 OnStep = Callable[[int, int], None]
 """(done, total), after each step."""
@@ -51,6 +54,8 @@ def denoise(
     2022, algorithm 1); earlier steps are left out.
     """
     timesteps = scheduler.timesteps[first_step:]
+    # The scheduler reads them on the CPU, so that nothing there waits for a GPU.
+    on_device = timesteps.to(latents.device)
     if start is None:
         latents = latents * scheduler.init_noise_sigma
     else:
@@ -60,19 +65,48 @@ def denoise(
     both = torch.cat([negative, text])
     total = len(timesteps)
     num_guided = round(guided_share * total) if guidance_scale > 1 else 0
+    telling = _Telling(on_step, total, latents.device)
     for index, timestep in enumerate(timesteps):
         scaled = scheduler.scale_model_input(latents, timestep)
         if index < num_guided:
-            noise_uncond, noise_text = predict_noise(torch.cat([scaled, scaled]), timestep, both).chunk(2)
+            noise_uncond, noise_text = predict_noise(scaled, on_device[index], both).chunk(2)
             noise_pred = guided_noise(noise_uncond, noise_text, guidance_scale)
         else:
-            noise_pred = predict_noise(scaled, timestep, text)
+            noise_pred = predict_noise(scaled, on_device[index], text)
         latents = scheduler.step(noise_pred, timestep, latents, generator=generator).prev_sample
-        if on_step:
-            on_step(index + 1, total)
+        telling.given(index + 1)
         if on_prediction:
             on_prediction(index + 1, total, predicted_original(scheduler, scaled, timestep, noise_pred))
+    telling.all_given()
     return latents
+
+
+class _Telling:
+    """Calls `on_step` when steps are finished. A GPU is not waited for before the next step lies ready for it."""
+
+    def __init__(self, on_step: OnStep | None, total: int, device: torch.device) -> None:
+        self.on_step, self.total, self.device = on_step, total, device
+        self._end: torch.cuda.Event | None = None
+
+    def given(self, step: int) -> None:
+        """The device has been given the work of that step, counted from 1."""
+        if self.device.type != "cuda":
+            self._tell(step)
+        elif self.on_step:
+            before, self._end = self._end, torch.cuda.Event()
+            self._end.record(torch.cuda.current_stream(self.device))
+            if before:
+                before.synchronize()
+                self._tell(step - 1)
+
+    def all_given(self) -> None:
+        if self._end:
+            self._end.synchronize()
+            self._tell(self.total)
+
+    def _tell(self, step: int) -> None:
+        if self.on_step:
+            self.on_step(step, self.total)
 
 
 def predicted_original(scheduler: Any, scaled: Tensor, timestep: Tensor, noise_pred: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ ADDS_NOISE = ("euler-a", "lcm")
 """Samplers that draw noise at every step."""
 
 
-def make_scheduler(name: str, num_inference_steps: int, device: Any = "cpu", sampler: str = "ddim") -> Any:
-    """A scheduler of the named schedule and sampler with its timesteps set. Raises UserError for an unknown name or step count."""
+def make_scheduler(name: str, num_inference_steps: int, sampler: str = "ddim") -> Any:
+    """A scheduler of the named schedule and sampler with timesteps on the CPU. Raises UserError for an unknown name or step count."""
     if name not in SCHEDULES:
         raise UserError(f"no schedule {name!r}", remedy=f"one of: {', '.join(SCHEDULES)}")
     if sampler not in SAMPLERS:
@@ -64,5 +64,5 @@ def make_scheduler(name: str, num_inference_steps: int, device: Any = "cpu", sam
         raise UserError(
             f"cannot sample in {num_inference_steps} steps with {sampler}", remedy=f"choose --steps from 1 to {most}; {usual} is usual"
         )
-    scheduler.set_timesteps(num_inference_steps, device=device)
+    scheduler.set_timesteps(num_inference_steps)
     return scheduler

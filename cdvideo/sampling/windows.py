@@ -90,7 +90,10 @@ def windowed(
             shares = [1 - join, join[windows[1]]]
         else:
             shares = [window_weights(len(frames), overlap_of(window)) for frames in windows]
-        total, weight = torch.zeros_like(latents, dtype=torch.float32), torch.zeros(num_frames, device=latents.device)
+        total, weight = (
+            latents.new_zeros((len(states), *latents.shape[1:]), dtype=torch.float32),
+            torch.zeros(num_frames, device=latents.device),
+        )
         for frames, share in zip(windows, shares, strict=True):
             weights = share.to(latents.device)
             own_states = states[:, frames] if states.ndim == 4 else states

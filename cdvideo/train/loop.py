@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cdvideo.base import Base, versions
 from cdvideo.base.device import keep_freed_memory
 from cdvideo.base.quick_layers import quick_layers
-from cdvideo.base.recorded import Recorded
+from cdvideo.base.recorded import Recordings
 from cdvideo.concept import Concept, ConceptHeader, Looks
 from cdvideo.errors import Interrupted, UserError
 from cdvideo.train.batches import Batch, Batches, CachedViews, Encode, FreshViews, made_ahead, posteriors
@@ -215,8 +215,9 @@ def train(
         try:
             if records_graphs(base.device, gradient_checkpointing) and first < steps:
                 # Before batches are made ahead, which is done in another thread.
-                encode = recorded = Recorded(posteriors, base)
-                until_end.callback(recorded.forget)
+                recordings = Recordings()
+                until_end.callback(recordings.forget)
+                encode = recordings.of(posteriors, base)
                 # Twice, since encoding is recorded at its second time, which no other thread may disturb either.
                 for _ in range(1 if cached_views else 2):
                     inputs = pass_inputs(base, draw(first * accumulate), scheduler, encode)

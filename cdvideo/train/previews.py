@@ -13,6 +13,7 @@ from PIL import Image
 
 from cdvideo.base import Base
 from cdvideo.base.quick_layers import quick_layers
+from cdvideo.base.shared_halves import for_each_half
 from cdvideo.errors import UserError
 from cdvideo.files import replace_files
 from cdvideo.sampling import denoise, make_scheduler, seeded_noise
@@ -32,13 +33,14 @@ def draw(base: Base, prompts: Sequence[str], *, seed: int = 0, num_inference_ste
 
     def predict_noise(latents: torch.Tensor, timestep: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         # Between the steps latents are fp32, as a clip's are.
-        return base.unet(latents.to(base.dtype), timestep, encoder_hidden_states=states).sample.float()
+        rows = for_each_half(latents.to(base.dtype), len(states))
+        return base.unet(rows, timestep, encoder_hidden_states=states).sample.float()
 
     pictures = []
     for start in range(0, len(prompts), DRAWN_AT_ONCE):
         some = list(prompts[start : start + DRAWN_AT_ONCE])
         noise = torch.cat([seeded_noise(seed + start + index, shape) for index in range(len(some))]).to(base.device)
-        scheduler = make_scheduler("stable-diffusion", num_inference_steps or preset.num_inference_steps, base.device)
+        scheduler = make_scheduler("stable-diffusion", num_inference_steps or preset.num_inference_steps)
         with quick_layers(base.unet, base.text_encoder):
             text, negative = base.text_states(some), base.text_states([""] * len(some))
             latents = denoise(predict_noise, scheduler, noise, text=text, negative=negative, guidance_scale=preset.guidance_scale)

@@ -1,5 +1,7 @@
 """Our loop against the libraries' own pipelines, on the same weights and noise."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from cdvideo.animate import Studio
+from cdvideo.animate.passes import noise_of
 from cdvideo.errors import UserError, UserNote
 from cdvideo.resources import resource
 from cdvideo.sampling import SAMPLERS, denoise, make_scheduler, seeded_noise
@@ -21,13 +24,8 @@ def ours(base, unet, noise, schedule, steps, sampler="ddim", generator=None):
     with torch.no_grad():
         negative, text = base.text_states([NEGATIVE, PROMPT])[:, None]
 
-    def predict(latents, timestep, states):
-        if latents.ndim == 5:
-            states = states.repeat_interleave(latents.shape[2], dim=0)
-        return unet(latents, timestep, encoder_hidden_states=states).sample
-
     scheduler = make_scheduler(schedule, steps, sampler=sampler)
-    return denoise(predict, scheduler, noise, text=text, negative=negative, guidance_scale=7.5, generator=generator)
+    return denoise(partial(noise_of, unet), scheduler, noise, text=text, negative=negative, guidance_scale=7.5, generator=generator)
 
 
 @pytest.mark.parametrize(("schedule", "sampler"), [("animatediff-original", "ddim"), *(("animatediff", sampler) for sampler in SAMPLERS)])
@@ -134,7 +132,7 @@ def test_other_sizes_than_the_bases_own(pocket, pocket_motion):
 def test_black_clips_are_refused_and_black_frames_said(pocket, pocket_motion, monkeypatch):
     settings = {"prompt": "a bear", "num_frames": 2, "num_inference_steps": 1, "size": (64, 64)}
     frames = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
-    monkeypatch.setattr(pocket, "decoded", lambda latents: [frames])
+    monkeypatch.setattr(pocket, "decoded", lambda latents, decode: [frames])
     with Studio(pocket, [], pocket_motion) as studio:
         with pytest.raises(UserError, match="all frames are black"):
             studio.clip(**settings)

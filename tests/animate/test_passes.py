@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cdvideo.animate.passes import UNetPasses
+from cdvideo.base.recorded import Recordings
 
 
 @pytest.fixture
@@ -17,13 +18,13 @@ def passes(monkeypatch):
     """Of a UNet that says it is on a GPU; `forgotten` counts how often recordings were let go of."""
     unet = nn.Linear(2, 2)
     unet.device = SimpleNamespace(type="cuda")
-    made = UNetPasses(unet)
+    made = UNetPasses(unet, Recordings())
     made.forgotten = 0
 
     def forget():
         made.forgotten += 1
 
-    monkeypatch.setattr(made, "forget", forget)
+    monkeypatch.setattr(made.recordings, "forget", forget)
     return made
 
 
@@ -57,6 +58,6 @@ def test_where_weights_have_moved_recordings_are_let_go_of(passes):
 
 
 def test_on_a_cpu_nothing_is_kept():
-    passes, words = UNetPasses(SimpleNamespace(device=torch.device("cpu"))), text(1.0, 2, 77, 8)
+    passes, words = UNetPasses(SimpleNamespace(device=torch.device("cpu")), Recordings()), text(1.0, 2, 77, 8)
     passes.read(words)
     assert not passes._sources

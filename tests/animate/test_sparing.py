@@ -10,6 +10,7 @@ from torch import nn
 from cdvideo.animate import Studio, passes
 from cdvideo.animate.passes import UNetPasses
 from cdvideo.animate.sparing import SparingPredictor
+from cdvideo.base.recorded import Recordings
 from cdvideo.errors import UserError, UserNote
 
 FEW = dict(num_frames=4, size=(64, 64), num_inference_steps=4, guidance_scale=7.5, seed=3)
@@ -22,7 +23,7 @@ def one_row_at_a_time(monkeypatch):
 
     def small(unet, latents, timestep, states):
         noise = whole(unet, latents, timestep, states)
-        if len(latents) > 1:
+        if len(states) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return noise
 
@@ -42,14 +43,14 @@ def test_halves_in_turn_make_the_same_clip(pocket, pocket_motion, one_row_at_a_t
 
 def test_pictures_are_decoded_one_by_one(pocket, monkeypatch):
     latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    wanted, whole = pocket.decode(latents), pocket._decode
+    wanted, whole = pocket.decode(latents), pocket.decode_some
 
     def small(part):
         if len(part) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return whole(part)
 
-    monkeypatch.setattr(pocket, "_decode", small)
+    monkeypatch.setattr(pocket, "decode_some", small)
     with pytest.warns(UserNote, match="one by one"):
         got = pocket.decode(latents)
     assert got.shape == wanted.shape and (got.int() - wanted.int()).abs().max() <= 1
@@ -68,7 +69,7 @@ def test_parts_that_are_not_needed_wait_on_the_cpu_and_come_back(pocket, monkeyp
         return latents
 
     monkeypatch.setattr(passes, "noise_of", predict)
-    with SparingPredictor(base, UNetPasses(pocket.unet)) as sparing, pytest.warns(UserNote, match="wait on the CPU"):
+    with SparingPredictor(base, UNetPasses(pocket.unet, Recordings())) as sparing, pytest.warns(UserNote, match="wait on the CPU"):
         sparing(torch.zeros(1, 4, 8, 8), torch.tensor(1), torch.zeros(1, 1, 1))
         assert moved == [torch.device("cpu")] * 2
     assert moved[2:] == [torch.device("meta")] * 2
@@ -79,6 +80,10 @@ def test_where_nothing_is_left_to_spare_the_error_says_what_to_do(pocket, monkey
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(passes, "noise_of", predict)
-    with SparingPredictor(pocket, UNetPasses(pocket.unet)) as sparing, pytest.warns(UserNote), pytest.raises(UserError) as caught:
+    with (
+        SparingPredictor(pocket, UNetPasses(pocket.unet, Recordings())) as sparing,
+        pytest.warns(UserNote),
+        pytest.raises(UserError) as caught,
+    ):
         sparing(torch.zeros(2, 4, 16, 8, 12), torch.tensor(1), torch.zeros(2, 1, 1))
     assert "96x64 pixels and 16 frames" in str(caught.value) and "--size" in caught.value.remedy

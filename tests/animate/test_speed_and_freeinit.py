@@ -125,19 +125,19 @@ def test_between_them_noise_is_drawn_on_by_a_third_of_its_slope():
         return torch.full_like(latents, float(timestep**2))
 
     reuse, latents = NoiseReuse(predict, SPEEDS["fast"], 10), torch.zeros(2, 1)
-    found = [float(reuse(latents, torch.tensor(step), None)[0]) for step in range(10)]
+    found = [float(reuse(latents, torch.tensor(step), torch.zeros(2, 1))[0]) for step in range(10)]
     assert asked == [0, 1, 2, 5, 8]
     # Slopes are 4 - 1 = 3 from step 2 and (25 - 4) / 3 = 7 from step 5; the last step holds what was seen at step 8.
     assert found == pytest.approx([0, 1, 4, 4 + 0.35 * 3, 4 + 0.35 * 6, 25, 25 + 0.35 * 7, 25 + 0.35 * 14, 64, 64])
 
 
 def test_the_second_half_goes_on_when_guidance_ends():
-    reuse = NoiseReuse(lambda latents, timestep, states: latents, SPEEDS["fast"], 10)
+    reuse, both, text = NoiseReuse(lambda latents, timestep, states: latents, SPEEDS["fast"], 10), torch.zeros(2, 1), torch.zeros(1, 1)
     for step in range(3):
-        reuse(torch.tensor([[10.0 * step], [2.0 * step]]), torch.tensor(step), None)
-    assert reuse(torch.tensor([[99.0]]), torch.tensor(3), None).item() == pytest.approx(4 + 0.35 * 2)
-    reuse(torch.tensor([[5.0]]), torch.tensor(4), None), reuse(torch.tensor([[10.0]]), torch.tensor(5), None)
-    assert reuse(torch.tensor([[99.0]]), torch.tensor(6), None).item() == pytest.approx(10 + 0.35 * 2), "from 4 at step 2 to 10 at step 5"
+        reuse(torch.tensor([[10.0 * step], [2.0 * step]]), torch.tensor(step), both)
+    assert reuse(torch.tensor([[99.0]]), torch.tensor(3), text).item() == pytest.approx(4 + 0.35 * 2)
+    reuse(torch.tensor([[5.0]]), torch.tensor(4), text), reuse(torch.tensor([[10.0]]), torch.tensor(5), text)
+    assert reuse(torch.tensor([[99.0]]), torch.tensor(6), text).item() == pytest.approx(10 + 0.35 * 2), "from 4 at step 2 to 10 at step 5"
 
 
 def test_where_a_sampler_adds_noise_nothing_can_be_drawn_on(pocket, pocket_motion):

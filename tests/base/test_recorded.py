@@ -8,7 +8,7 @@ from torch import nn
 from cdvideo import base
 from cdvideo.animate import Studio
 from cdvideo.animate.passes import UNetPasses
-from cdvideo.base.recorded import Recorded
+from cdvideo.base.recorded import Recordings
 from cdvideo.errors import UserNote
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are recorded on a CUDA device")
@@ -25,7 +25,7 @@ def test_elsewhere_it_computes_at_every_call():
         calls.append(len(states))
         return unet(states)
 
-    recorded = Recorded(count, nn.Identity())
+    recorded = Recordings().of(count, nn.Identity())
     for _ in range(3):
         assert torch.equal(recorded(torch.ones(2)), torch.ones(2))
     assert calls == [2, 2, 2]
@@ -34,14 +34,14 @@ def test_elsewhere_it_computes_at_every_call():
 @on_gpu
 def test_replays_take_the_inputs_of_now_and_leave_earlier_results_alone():
     model = nn.Linear(8, 8, device="cuda").requires_grad_(False)
-    recorded, two = Recorded(scaled, model), torch.tensor(2.0, device="cuda")
+    recorded, two = Recordings().of(scaled, model), torch.tensor(2.0, device="cuda")
     # Both shapes are recorded, in memory that they share.
     inputs = [torch.randn(n, 8, device="cuda") for n in (4, 4, 2, 2, 4, 2, 4)]
     found = [recorded(states, two) for states in inputs]
     assert len(recorded._graphs) == 2
     for states, result in zip(inputs, found, strict=True):
         assert torch.equal(result, model(states) * 2)
-    recorded.forget()
+    recorded.recordings.forget()
     for _ in range(3):
         assert torch.equal(recorded(inputs[0], two + 1), model(inputs[0]) * 3)
     assert recorded._graphs, "after all is let go of, it is recorded anew"
@@ -54,11 +54,11 @@ def test_clips_of_one_studio_share_recordings_and_differ_in_nothing_else(pocket,
     prompts = ["a bear in the snow", "a fox on the beach", "a bear in the snow"]
     with Studio(on_gpu, [], pocket_motion) as studio:
         found = [studio.clip(prompt, **settings).frames for prompt in prompts]
-        assert studio._passes[studio._motion_unet].noise._graphs
+        assert studio._passes[studio._motion_unet].noise._graphs and studio._decode._graphs
     for prompt, frames in zip(prompts, found, strict=True):
         with Studio(on_gpu, [], pocket_motion) as studio:
-            studio._passes[studio._motion_unet] = UNetPasses(studio._motion_unet)
-            studio._passes[studio._motion_unet].noise._records = False
+            studio._passes[studio._motion_unet] = UNetPasses(studio._motion_unet, Recordings())
+            studio._passes[studio._motion_unet].noise._records = studio._decode._records = False
             assert np.abs(studio.clip(prompt, **settings).frames.astype(int) - frames).max() <= 1
 
 
@@ -67,7 +67,7 @@ def test_what_cannot_be_recorded_is_said_and_computed_as_ever():
     def waits(unet, states):
         return states * float(states.sum())
 
-    recorded, states = Recorded(waits, nn.Identity()), torch.ones(3, device="cuda")
+    recorded, states = Recordings().of(waits, nn.Identity()), torch.ones(3, device="cuda")
     with pytest.warns(UserNote, match="cannot be recorded as CUDA graphs") as said:
         found = [recorded(states) for _ in range(5)]
     assert len(said) == 1 and all(torch.equal(one, states * 3) for one in found)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from cdvideo.base.shared_halves import for_each_half
 from cdvideo.sampling import denoise, make_scheduler, seeded_noise
 from cdvideo.sampling.windows import join_weights, long_noise, window_frames, window_weights, windowed
 
@@ -110,7 +111,7 @@ def test_overlaps_are_blended_by_hand():
 
 def test_a_clip_of_one_window_is_the_plain_one():
     def predict(latents, timestep, states):
-        return latents * 0.1 + latents.mean(2, keepdim=True)
+        return for_each_half(latents * 0.1 + latents.mean(2, keepdim=True), len(states))
 
     noise, text = seeded_noise(0, (1, 4, 16, 4, 4)), torch.zeros(1, 2, 3)
     settings = {"text": text, "negative": text, "guidance_scale": 7.5}

@@ -1,0 +1,54 @@
+"""What a UNet computes before it looks at the text, once for both halves of guidance, which are the same until then.
+
+Shapes: `B` rows of a pass, `C` latent channels, `F` frames, `H W` latent height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+
+
+def for_each_half(latents: Tensor, num_rows: int) -> Tensor:
+    """(num_rows, C, ...) of latents (B, C, ...): again and again the same rows, where there are fewer."""
+    return latents if len(latents) == num_rows else latents.repeat(num_rows // len(latents), *[1] * (latents.ndim - 1))
+
+
+@contextmanager
+def computed_once(unet: nn.Module, times: int) -> Iterator[None]:
+    """Within it, the UNet's layers before its first cross-attention compute the first of `times` equal parts of their rows, for all."""
+    layers = list(_before_text(unet)) if times > 1 else []
+    try:
+        for layer in layers:
+            layer.forward = _of_first(layer.forward, times)
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _before_text(unet: Any) -> Iterator[nn.Module]:
+    """Those of them that take longer than a copy of what they return."""
+    yield unet.conv_in
+    first = unet.down_blocks[0]
+    yield first.resnets[0]
+    attentions = getattr(first, "attentions", None)
+    if attentions and type(attentions[0]) is Transformer2DModel and not attentions[0].transformer_blocks[0].only_cross_attention:
+        yield attentions[0].transformer_blocks[0].attn1
+
+
+def _of_first(forward: Callable[..., Tensor], times: int) -> Callable[..., Tensor]:
+    def computed(*states: Any, **named: Any) -> Tensor:
+        num_rows = len(next(iter((*states, *named.values()))))
+
+        def part(value: Any) -> Any:
+            return value[: num_rows // times] if isinstance(value, Tensor) and value.ndim and len(value) == num_rows else value
+
+        result = forward(*map(part, states), **{name: part(value) for name, value in named.items()})
+        return for_each_half(result, num_rows)
+
+    return computed

@@ -325,8 +325,8 @@ def gelu_gate(x: Tensor) -> Tensor:
 
 @triton.jit
 def _sum_norm(
-    states, change, weight, bias, positions, total, out, num_rows, width, eps, num_places, num_frames,
-    HAS_CHANGE: tl.constexpr, HAS_POSITIONS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    states, change, weight, bias, positions, later, total, out, num_rows, width, eps, num_places, num_frames,
+    HAS_CHANGE: tl.constexpr, HAS_POSITIONS: tl.constexpr, HAS_LATER: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, WIDTH)
@@ -337,7 +337,11 @@ def _sum_norm(
     if HAS_CHANGE:
         value += tl.load(change + places, mask=there, other=0).to(tl.float32)
         rounded = value.to(total.dtype.element_ty)
-        tl.store(total + places, rounded, mask=there)
+        if HAS_LATER:
+            value += tl.load(later + columns, mask=is_column, other=0).to(tl.float32)[None, :]
+            tl.store(total + places, value.to(total.dtype.element_ty), mask=there)
+        else:
+            tl.store(total + places, rounded, mask=there)
         value = rounded.to(tl.float32)
     mean = tl.sum(value, 1) / width
     apart = tl.where(is_column[None, :], value - mean[:, None], 0)
@@ -374,7 +378,15 @@ def _sum_norm_gradient(
 class _SumNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, change: Tensor | None, weight: Tensor, bias: Tensor, eps: float, positions: Tensor | None, num_places: int
+        ctx: Any,
+        states: Tensor,
+        change: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        positions: Tensor | None,
+        num_places: int,
+        later: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         width, out = states.shape[-1], torch.empty_like(states)
         # Where nothing is added, the same once more, of which autograd must not see the memory of what came in.
@@ -383,9 +395,10 @@ class _SumNorm(torch.autograd.Function):
         tile = max(1, ROW_TILE // padded)
         with torch.cuda.device_of(states):
             _sum_norm[(triton.cdiv(num_rows, tile),)](
-                states, states if change is None else change, weight, bias, weight if positions is None else positions, total, out,
-                num_rows, width, eps, num_places, 1 if positions is None else len(positions),
-                HAS_CHANGE=change is not None, HAS_POSITIONS=positions is not None, ROWS=tile, WIDTH=padded,
+                states, states if change is None else change, weight, bias, weight if positions is None else positions,
+                weight if later is None else later, total, out, num_rows, width, eps,
+                num_places, 1 if positions is None else len(positions),
+                HAS_CHANGE=change is not None, HAS_POSITIONS=positions is not None, HAS_LATER=later is not None, ROWS=tile, WIDTH=padded,
             )  # fmt: skip
         ctx.save_for_backward(total, weight)
         ctx.eps, ctx.has_change = eps, change is not None
@@ -408,7 +421,7 @@ class _SumNorm(torch.autograd.Function):
                     total, weight, of_normed if of_total is None else of_total, of_normed, grad, num_rows, width, ctx.eps,
                     HAS_TOTAL=of_total is not None, ROWS=tile, WIDTH=padded,
                 )  # fmt: skip
-        return grad, grad if ctx.has_change else None, None, None, None, None, None
+        return grad, grad if ctx.has_change else None, None, None, None, None, None, None
 
 
 def sum_and_norm(
@@ -420,26 +433,40 @@ def sum_and_norm(
     *,
     positions: Tensor | None = None,
     num_places: int = 1,
+    bias_of_next: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The sum of states and change, both (..., C), and its LayerNorm; without a change, the states and theirs.
 
-    `positions` (F, C) are added to what is normalised; rows are those of `num_places` places of a frame, frame after frame. Only states and
-    change are given a gradient.
+    `positions` (F, C) are added to what is normalised; rows are those of `num_places` places of a frame, frame after frame. Of a sum that
+    is not to have a gradient, `bias_of_next` (C,) is added to what is returned of it, and not to what is normalised. Only states and change
+    are given a gradient.
     """
     change = None if change is None else change.contiguous()
-    result: tuple[Tensor, Tensor] = _SumNorm.apply(states.contiguous(), change, weight, bias, eps, positions, num_places)
+    result: tuple[Tensor, Tensor] = _SumNorm.apply(states.contiguous(), change, weight, bias, eps, positions, num_places, bias_of_next)
     return result
 
 
 @triton.jit
 def _attend_frames(
-    query, key, value, out, num_frames, num_places, width, factor, NUM_HEADS: tl.constexpr, FRAMES: tl.constexpr, WIDTH: tl.constexpr
+    query,
+    key,
+    value,
+    out,
+    num_frames,
+    num_places,
+    width,
+    stride,
+    factor,
+    NUM_HEADS: tl.constexpr,
+    FRAMES: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     head, place = tl.program_id(0) % NUM_HEADS, tl.program_id(0) // NUM_HEADS % num_places
     clip = tl.program_id(0) // NUM_HEADS // num_places
     frames, columns = tl.arange(0, FRAMES), tl.arange(0, WIDTH)
     rows = (clip * num_frames + frames).to(tl.int64) * num_places + place
-    places = rows[:, None] * (NUM_HEADS * width) + head * width + columns[None, :]
+    own = head * width + columns[None, :]
+    places = rows[:, None] * stride + own
     there = (frames < num_frames)[:, None] & (columns < width)[None, :]
     own_query, own_key = tl.load(query + places, mask=there, other=0), tl.load(key + places, mask=there, other=0)
     scores = tl.dot(own_query, tl.trans(own_key), input_precision="ieee") * factor
@@ -448,16 +475,20 @@ def _attend_frames(
     weights = weights / tl.sum(weights, 1)[:, None]
     own_value = tl.load(value + places, mask=there, other=0)
     result = tl.dot(weights.to(own_value.dtype), own_value, input_precision="ieee")
-    tl.store(out + places, result.to(out.dtype.element_ty), mask=there)
+    tl.store(out + rows[:, None] * (NUM_HEADS * width) + own, result.to(out.dtype.element_ty), mask=there)
 
 
 def attend_frames(query: Tensor, key: Tensor, value: Tensor, num_heads: int, num_frames: int) -> Tensor:
-    """Attention of each place to itself in the other frames: softmax(Q Kᵀ / √D) V of (B F, P, H D), head by head. Has no gradient."""
+    """Attention of each place to itself in the other frames: softmax(Q Kᵀ / √D) V of (B F, P, H D), head by head. Has no gradient.
+
+    The three may be parts of one array (B F, P, 3 H D).
+    """
+    assert query.stride() == key.stride() == value.stride()
     num_rows, num_places, width = query.shape
-    own, out = width // num_heads, torch.empty_like(query)
+    own, out = width // num_heads, query.new_empty(query.shape)
     with torch.cuda.device_of(query):
         _attend_frames[(num_rows // num_frames * num_places * num_heads,)](
-            query, key, value, out, num_frames, num_places, own, own**-0.5,
+            query, key, value, out, num_frames, num_places, own, query.stride(1), own**-0.5,
             NUM_HEADS=num_heads, FRAMES=max(16, triton.next_power_of_2(num_frames)), WIDTH=max(16, triton.next_power_of_2(own)),
             num_warps=1,
         )  # fmt: skip

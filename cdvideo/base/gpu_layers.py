@@ -245,27 +245,35 @@ class _FusedTransformerBlock(BasicTransformerBlock):
             return result
         states, normed = summed(hidden_states, None, self.norm1)
         states, normed = summed(states, self.attn1(normed), self.norm2)
-        states, normed = summed(states, self.attn2(normed, encoder_hidden_states=encoder_hidden_states), self.norm3)
-        return fed_forward(self, states, normed)
+        return fed_forward(self, states, self.attn2(normed, encoder_hidden_states=encoder_hidden_states))
 
 
-def fed_forward(block: Any, states: Tensor, normed: Tensor) -> Tensor:
-    """The states (B, P, C) and what the block's feed-forward makes of the normed ones.
+def fed_forward(block: Any, states: Tensor, change: Tensor) -> Tensor:
+    """The sum of both, (B, P, C), and what the block's feed-forward makes of its norm.
 
-    Without gradients it is added in place, a few pictures at a time.
+    Without gradients that is added by the last product itself, a few pictures at a time.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or not _is_plain_feed_forward(block.ff):
+        states, normed = summed(states, change, block.norm3)
         result: Tensor = states + block.ff(normed)
         return result
+    gated, _, last = block.ff.net
+    states, normed = summed(states, change, block.norm3, bias_of_next=last.bias)
     at_once = max(1, FED_AT_ONCE // states.shape[1])
     for own, of_normed in zip(states.split(at_once), normed.split(at_once), strict=True):
-        own += block.ff(of_normed)
+        own.flatten(0, 1).addmm_(gated(of_normed).flatten(0, 1), last.weight.t())
     return states
 
 
-def summed(states: Tensor, change: Tensor | None, norm: nn.LayerNorm, **positions: Any) -> tuple[Tensor, Tensor]:
-    """The sum of both, (B, P, C), and its norm; `positions` as for `sum_and_norm`."""
-    result: tuple[Tensor, Tensor] = kernels().sum_and_norm(states, change, norm.weight, norm.bias, norm.eps, **positions)
+def _is_plain_feed_forward(feed_forward: Any) -> bool:
+    gated, between, last = feed_forward.net if len(feed_forward.net) == 3 else (None, None, None)
+    drops = between is None or (between.training and between.p > 0)
+    return isinstance(gated, GEGLU) and not drops and type(last) is nn.Linear and last.bias is not None
+
+
+def summed(states: Tensor, change: Tensor | None, norm: nn.LayerNorm, **others: Any) -> tuple[Tensor, Tensor]:
+    """The sum of both, (B, P, C), and its norm; `others` as for `sum_and_norm`."""
+    result: tuple[Tensor, Tensor] = kernels().sum_and_norm(states, change, norm.weight, norm.bias, norm.eps, **others)
     return result
 
 

@@ -42,13 +42,19 @@ def tokenizer_with(tokenizer: Any, tokens: tuple[str, ...]) -> Any:
                 f"the token {token!r} is a word that the base knows already",
                 remedy='choose another with --token, such as "V*" or "<my-bear>"',
             )
-    extended = copy.deepcopy(tokenizer)
+    extended = copy_of(tokenizer)
     extended.add_tokens([AddedToken(token, single_word=is_word(token), normalized=False, special=False) for token in tokens])
     for token in tokens:
         ids = extended(f"a {token} thing", add_special_tokens=False).input_ids
         if extended.convert_tokens_to_ids(token) not in ids:
             raise UserError(f"the tokenizer splits {token!r}", remedy='choose another --token, such as "V*"')
     return extended
+
+
+def copy_of(tokenizer: Any) -> Any:
+    """A copy that can be added to, or used in another thread. Its merges, of which there are many and which nothing changes, are shared."""
+    many = [value for value in vars(tokenizer).values() if isinstance(value, (list, dict)) and len(value) > 1000]
+    return copy.deepcopy(tokenizer, {id(value): value for value in many})
 
 
 def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:

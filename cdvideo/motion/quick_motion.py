@@ -13,7 +13,7 @@ import torch
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
-from cdvideo.base.attention import is_plain_attention
+from cdvideo.base.attention import is_plain_attention, projected_thrice
 from cdvideo.base.gpu_layers import (
     computing_as,
     fed_forward,
@@ -71,12 +71,11 @@ def _moved(block: Any, states: Tensor, num_frames: int) -> Tensor:
     where = {"positions": block.pos_embed.pe[0, :num_frames], "num_places": states.shape[1]}
     states, normed = summed(states, None, block.norm1, **where)
     states, normed = summed(states, _attended(block.attn1, normed, num_frames), block.norm2, **where)
-    states, normed = summed(states, _attended(block.attn2, normed, num_frames), block.norm3)
-    return fed_forward(block, states, normed)
+    return fed_forward(block, states, _attended(block.attn2, normed, num_frames))
 
 
 def _attended(attention: Any, states: Tensor, num_frames: int) -> Tensor:
     """(B F, P, C) after attention between frames."""
-    parts = attention.to_q(states), attention.to_k(states), attention.to_v(states)
+    parts = projected_thrice(attention, states)
     result: Tensor = attention.to_out[0](kernels().attend_frames(*parts, attention.heads, num_frames))
     return result

@@ -8,7 +8,6 @@ Shapes: `B` samples, `C` latent channels, `h w` latent height and width, `L` tex
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cdvideo.base import Base, token_ids
+from cdvideo.base.text import copy_of
 from cdvideo.train.subject import Example
 from cdvideo.train.views import View, place, random_view
 
@@ -137,7 +137,7 @@ class Batches:
 
     def __init__(self, base: Base, source: Source, prior: Source | None, *, seed: int, num_train_timesteps: int) -> None:
         self.source, self.prior = source, prior
-        self.tokenizer = copy.deepcopy(base.tokenizer)
+        self.tokenizer = copy_of(base.tokenizer)
         self.seed, self.num_train_timesteps = seed, num_train_timesteps
         side = base.preset.native_size // base.latent_factor
         self.shape = (base.unet.config.in_channels, side, side)

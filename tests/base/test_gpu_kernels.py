@@ -76,6 +76,13 @@ def test_of_a_sum_and_its_norm_one_alone_may_be_used():
     check(kernels.sum_and_norm(states, None, weight, bias, 1e-5)[:1], [exact], inputs=[states], exact_inputs=[exact])
 
 
+def test_a_sum_has_the_bias_of_what_comes_next_and_its_norm_has_not():
+    states, change, weight, bias, later = normal(0, 4, 40), normal(1, 4, 40), normal(2, 40), normal(3, 40), normal(4, 40)
+    total = states.double() + change.double()
+    normed = F.layer_norm(total, (40,), weight.double(), bias.double())
+    check(kernels.sum_and_norm(states, change, weight, bias, 1e-5, bias_of_next=later), [total + later, normed])
+
+
 @pytest.mark.parametrize("num_frames", [16, 24, 5])
 def test_attention_between_frames(num_frames):
     num_clips, num_places, num_heads, width = 2, 3, 2, 20
@@ -83,6 +90,7 @@ def test_attention_between_frames(num_frames):
     by_head = [one.double().reshape(num_clips, num_frames, num_places, num_heads, width).permute(0, 2, 3, 1, 4) for one in parts]
     wanted = F.scaled_dot_product_attention(*by_head).permute(0, 3, 1, 2, 4).reshape(parts[0].shape)
     check([kernels.attend_frames(*parts, num_heads, num_frames)], [wanted])
+    check([kernels.attend_frames(*torch.cat(parts, dim=-1).chunk(3, dim=-1), num_heads, num_frames)], [wanted])
 
 
 def test_sum_with_bias():

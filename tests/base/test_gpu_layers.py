@@ -10,6 +10,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from cdvideo.base import gpu_layers
+from cdvideo.base.attention import lay_together, projected_thrice
 from cdvideo.base.gpu_layers import fused_layers, has_kernels
 from cdvideo.base.single_file import SD15_FOLDER
 from cdvideo.base.weights import read_json
@@ -79,6 +80,25 @@ def test_a_transformer_whose_keys_and_values_train(with_kernels, use_linear_proj
     attention = transformer.transformer_blocks[0].attn2
     for layer in (attention.to_k, attention.to_v):
         layer.requires_grad_(True)
+    compare(transformer, normal(1, 2, 16, 3, 2), encoder_hidden_states=normal(2, 2, 5, 12))
+
+
+def test_matrices_that_lie_together_give_all_three_in_one_product(with_kernels, monkeypatch):
+    transformer = drawn(Transformer2DModel(2, 8, 16, num_layers=1, norm_num_groups=4, cross_attention_dim=12))
+    own, to_text = transformer.transformer_blocks[0].attn1, transformer.transformer_blocks[0].attn2
+    kept = [layer.weight.clone() for layer in (own.to_q, own.to_k, own.to_v)]
+    lay_together(transformer)
+    assert own.to_k.weight.data_ptr() - own.to_q.weight.data_ptr() == own.to_q.weight.nbytes
+    assert all(torch.equal(layer.weight, before) for layer, before in zip((own.to_q, own.to_k, own.to_v), kept, strict=True))
+    assert to_text.to_k.weight.untyped_storage().nbytes() == to_text.to_k.weight.nbytes, "words have a width of their own"
+    states = normal(3, 2, 5, 16)
+    with monkeypatch.context() as patched:
+        patched.setattr(own.to_k, "forward", lambda states: pytest.fail("it has no product of its own"))
+        together = projected_thrice(own, states)
+    own.to_v.requires_grad_(True)
+    apart = projected_thrice(own, states)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(together, apart, strict=True)) and apart[2].requires_grad
+    own.to_v.requires_grad_(False)
     compare(transformer, normal(1, 2, 16, 3, 2), encoder_hidden_states=normal(2, 2, 5, 12))
 
 

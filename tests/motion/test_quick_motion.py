@@ -7,6 +7,7 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import nn
 
 from cdvideo.base import gpu_layers
+from cdvideo.base.attention import lay_together
 from cdvideo.base.gpu_layers import fused_layers
 from cdvideo.motion import quick_motion as module
 from cdvideo.motion.norm import NormPerFrame, set_motion_norm
@@ -39,8 +40,11 @@ def pictures(num_frames=NUM_FRAMES, num_clips=2):
 
 
 @pytest.mark.parametrize("norm", [NormPerFrame, nn.GroupNorm])
-def test_it_moves_as_diffusers_does(with_kernels, transformer, norm):
+@pytest.mark.parametrize("together", [True, False], ids=["one product", "three products"])
+def test_it_moves_as_diffusers_does(with_kernels, transformer, norm, together):
     transformer[0].norm.__class__ = norm
+    if together:
+        lay_together(transformer)
     with torch.no_grad():
         wanted = transformer[0](pictures(), num_frames=NUM_FRAMES)
         with fused_layers(transformer), quick_motion(transformer):

@@ -19,7 +19,7 @@ class UNetPasses:
     """A UNet's passes to `noise`, whose recordings serve one clip after another."""
 
     def __init__(self, unet: Any, recordings: Recordings) -> None:
-        self.unet, self.recordings = unet, recordings
+        self.unet, self.recordings, self.device = unet, recordings, unet.device
         self.noise = recordings.of(noise_of, unet)
         self._sources: dict[str, Tensor] = {}
 
@@ -29,7 +29,7 @@ class UNetPasses:
         Lets go of recordings where they do not fit there, and where the UNet's weights have moved. On a GPU alone: elsewhere nothing is
         recorded.
         """
-        if self.unet.device.type != "cuda":
+        if self.device.type != "cuda":
             return
         self.recordings.follow(self.unet)
         shapes = {name: value.shape for name, value in self._sources.items()}
@@ -43,8 +43,8 @@ class UNetPasses:
 
     def forget_where_memory_is_short(self) -> None:
         """What was recorded has memory of its own, which nothing else can use: it is kept while a quarter of the device's is free."""
-        if self.unet.device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(self.unet.device)
+        if self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
             if free < total / 4:
                 self.recordings.forget()
 

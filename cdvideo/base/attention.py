@@ -1,15 +1,14 @@
 """diffusers' attention layers, computed by a function of ours.
 
-Shapes: `B` rows, `H` heads, `N` queries, `M` keys, `D` width of a head, `I O` channels in and out.
+Shapes: `B` rows, `H` heads, `N` queries, `M` keys, `D` width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from einops import rearrange
@@ -29,36 +28,6 @@ def is_plain_attention(attn: Any) -> bool:
     """Whether a layer is made of its four matrices alone, as those of Stable Diffusion 1.5 and AnimateDiff are."""
     others = (attn.spatial_norm, attn.group_norm, attn.norm_q, attn.norm_k, attn.norm_cross)
     return not any(others) and not attn.residual_connection and attn.rescale_output_factor == 1
-
-
-@torch.no_grad()
-def lay_together(model: nn.Module) -> None:
-    """Has the matrices of queries, keys and values of each self-attention lie one behind the other, so that one product gives all three."""
-    for layer in model.modules():
-        if isinstance(layer, Attention) and not layer.is_cross_attention and is_plain_attention(layer):
-            matrices = _projections(layer)
-            if all(type(one) is nn.Linear and one.bias is None and one.weight.shape == layer.to_q.weight.shape for one in matrices):
-                for one, weight in zip(matrices, torch.cat([one.weight for one in matrices]).chunk(3), strict=True):
-                    one.weight.data = weight
-
-
-def projected_thrice(attn: Any, states: Tensor) -> Sequence[Tensor]:
-    """Queries, keys and values, (B, N, O) each, of states (B, N, I): by one product where the matrices lie together and none trains."""
-    first, *others = (one.weight for one in _projections(attn))
-    lie_together = all(
-        one.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        and one.storage_offset() == first.storage_offset() + number * first.numel()
-        and not one.requires_grad
-        for number, one in enumerate([first, *others])
-    )
-    if not lie_together or not all(type(one) is nn.Linear for one in _projections(attn)):
-        return [one(states) for one in _projections(attn)]
-    joined = first.as_strided((3 * len(first), first.shape[1]), (first.shape[1], 1))
-    return F.linear(states, joined).chunk(3, dim=-1)
-
-
-def _projections(attn: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-    return attn.to_q, attn.to_k, attn.to_v
 
 
 @contextmanager
@@ -90,9 +59,6 @@ class _PlainAttention:
         if any(value is not None for value in others.values()):
             result: Tensor = self.before(attn, hidden_states, encoder_hidden_states, **others)
             return result
-        if encoder_hidden_states is None:
-            query, key, value = projected_thrice(attn, hidden_states)
-        else:
-            query, key, value = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
-        joined: Tensor = attn.to_out[0](self.attend(query, key, value, attn.heads))
+        seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        joined: Tensor = attn.to_out[0](self.attend(attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen), attn.heads))
         return joined

@@ -14,9 +14,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+
+try:
+    from triton.tools.tensor_descriptor import TensorDescriptor
+except ImportError:  # It is there since Triton 3.4.
+    TensorDescriptor = None
 
 COLUMNS = 64
 """Channels that one program reads of a row: 128 bytes in half precision, one line of the cache."""
@@ -27,6 +33,7 @@ PROGRAMS = 1024
 ROW_TILE = 2048
 """Values of whole rows that one program normalises."""
 GATE_ROWS, GATE_COLUMNS = 16, 128
+PRODUCT_ROWS, PRODUCT_COLUMNS, PRODUCT_DEPTH = 128, 64, 64
 
 
 @triton.jit
@@ -292,6 +299,43 @@ def _gelu_gate_gradient(x, grad, out, num_rows, width, ROWS: tl.constexpr, COLUM
     tl.store(out + 2 * places + width + columns[None, :], of_gate.to(out.dtype.element_ty), mask=there)
 
 
+@triton.jit
+def _erf(value):
+    """Within 1.5e-7 (Abramowitz and Stegun 1964, 7.1.26), in half the time of the exact one."""
+    size = tl.abs(value)
+    t = 1 / (1 + 0.3275911 * size)
+    poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    found = 1 - poly * tl.exp(-size * size)
+    return tl.where(value < 0, -found, found)
+
+
+@triton.jit
+def _gelu_gated_product(
+    x, weight, out, bias, num_rows, INNER: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, TALL: tl.constexpr,
+):  # fmt: skip
+    """Each program takes one tile of the result after another, so that one's last steps and the next one's first overlap."""
+    across: tl.constexpr = WIDTH // COLUMNS
+    down = tl.cdiv(num_rows, ROWS)
+    tile = tl.program_id(0)
+    while tile < down * across:
+        # Tiles that need the same rows are near each other, and so in the cache.
+        band = tile // (TALL * across)
+        height = tl.minimum(down - band * TALL, TALL)
+        row = (band * TALL + tile % (TALL * across) % height) * ROWS
+        column = tile % (TALL * across) // height * COLUMNS
+        gated, gate = tl.zeros([ROWS, COLUMNS], tl.float32), tl.zeros([ROWS, COLUMNS], tl.float32)
+        for depth in range(0, INNER, DEPTH):
+            own = x.load([row, depth])
+            gated = tl.dot(own, weight.load([column, depth]).T, gated)
+            gate = tl.dot(own, weight.load([WIDTH + column, depth]).T, gate)
+        columns = column + tl.arange(0, COLUMNS)
+        gated += tl.load(bias + columns).to(tl.float32)[None, :]
+        gate += tl.load(bias + WIDTH + columns).to(tl.float32)[None, :]
+        out.store([row, column], (gated * 0.5 * gate * (1 + _erf(gate * 0.7071067811865476))).to(out.dtype))
+        tile += tl.num_programs(0)
+
+
 class _GeluGate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -321,6 +365,79 @@ def gelu_gate(x: Tensor) -> Tensor:
     """a GELU(b) of (..., 2 C), whose first half of channels is a and second is b (GEGLU: Shazeer 2020)."""
     result: Tensor = _GeluGate.apply(x)
     return result
+
+
+def multiplies_gated(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether `gelu_gated_product` can be had of these: in half precision, on GPUs that copy tiles by themselves (Hopper and later)."""
+    is_there = TensorDescriptor is not None and (not x.is_cuda or torch.cuda.get_device_capability(x.device) >= (9, 0))
+    fits = x.shape[-1] % PRODUCT_DEPTH == weight.shape[0] % (2 * PRODUCT_COLUMNS) == 0
+    return is_there and fits and bias is not None and x.dtype == weight.dtype and x.dtype in (torch.float16, torch.bfloat16)
+
+
+def gelu_gated_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`gelu_gate` of X Wᵀ + b, which itself is never written: (..., C) of x (..., D), W (2 C, D) and b (2 C,). Has no gradient."""
+    inner, width = x.shape[-1], weight.shape[0] // 2
+    num_rows, out = x.numel() // inner, x.new_empty((*x.shape[:-1], width))
+    shapes = ([PRODUCT_ROWS, PRODUCT_DEPTH], [PRODUCT_COLUMNS, PRODUCT_DEPTH], [PRODUCT_ROWS, PRODUCT_COLUMNS])
+    arrays = (x.contiguous().view(num_rows, inner), weight.contiguous(), out.view(num_rows, width))
+    tiles = triton.cdiv(num_rows, PRODUCT_ROWS) * (width // PRODUCT_COLUMNS)
+    # So many programs share a multiprocessor: while one of them activates, another one multiplies.
+    programs = 2 * torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else tiles
+    with torch.cuda.device_of(x):
+        _gelu_gated_product[(min(tiles, programs),)](
+            *(TensorDescriptor.from_tensor(array, shape) for array, shape in zip(arrays, shapes, strict=True)), bias, num_rows,
+            INNER=inner, WIDTH=width, ROWS=PRODUCT_ROWS, COLUMNS=PRODUCT_COLUMNS, DEPTH=PRODUCT_DEPTH, TALL=8, num_warps=4, num_stages=3,
+        )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _weights_of_quarters(weight, out, num_out, num_in, COLUMNS: tl.constexpr):
+    of = tl.program_id(0)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    is_column = columns < num_in
+    for quarter in tl.static_range(4):
+        for tap in tl.static_range(4):
+            total = tl.zeros([COLUMNS], tl.float32)
+            for own in tl.static_range(9):
+                # Of three neighbouring rows of the large picture two are one row of the small one: which two, its own place says.
+                row = (quarter // 2 + own // 3 + 1) // 2 - quarter // 2
+                column = (quarter % 2 + own % 3 + 1) // 2 - quarter % 2
+                if row * 2 + column == tap:
+                    total += tl.load(weight + (of * 9 + own) * num_in + columns, mask=is_column, other=0).to(tl.float32)
+            to = ((quarter * num_out + of).to(tl.int64) * 4 + tap) * num_in + columns
+            tl.store(out + to, total.to(out.dtype.element_ty), mask=is_column)
+
+
+@triton.jit
+def _interleave(quarters, bias, out, num_rows, height, width, num_channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    there = (rows < num_rows)[:, None] & (columns < num_channels)[None, :]
+    picture, down, across = rows // (4 * height * width), rows // (2 * width) % (2 * height), rows % (2 * width)
+    quarter = down % 2 * 2 + across % 2
+    # A convolution of an even width, padded on both sides, has one row and column more than its pictures.
+    place = (picture.to(tl.int64) * (height + 1) + down // 2 + down % 2) * (width + 1) + across // 2 + across % 2
+    value = tl.load(quarters + ((place * 4 + quarter) * num_channels)[:, None] + columns[None, :], mask=there, other=0).to(tl.float32)
+    value += tl.load(bias + columns, mask=columns < num_channels, other=0).to(tl.float32)[None, :]
+    tl.store(out + rows.to(tl.int64)[:, None] * num_channels + columns[None, :], value.to(out.dtype.element_ty), mask=there)
+
+
+def upsampled(pictures: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 3x3 convolution of pictures (N, C, H, W) of twice the size by nearest neighbours: (N, O, 2 H, 2 W), channels-last. No gradient.
+
+    Each of the four places that a pixel becomes sees 2x2 pixels, with the sums of the weights that meet there: four ninths of the work.
+    """
+    num_out, num_in = weight.shape[:2]
+    (num_pictures, _, height, width), flat = pictures.shape, weight.contiguous(memory_format=torch.channels_last)
+    of_quarters = weight.new_empty(4 * num_out, 2, 2, num_in)
+    out = pictures.new_empty(num_pictures, 2 * height, 2 * width, num_out)
+    with torch.cuda.device_of(pictures):
+        _weights_of_quarters[(num_out, triton.cdiv(num_in, GATE_COLUMNS))](flat, of_quarters, num_out, num_in, COLUMNS=GATE_COLUMNS)
+        found = F.conv2d(pictures.contiguous(memory_format=torch.channels_last), of_quarters.permute(0, 3, 1, 2), padding=1)
+        found = found.contiguous(memory_format=torch.channels_last)
+        _interleave[_row_grid(out)](found, bias, out, out.numel() // num_out, height, width, num_out, ROWS=GATE_ROWS, COLUMNS=GATE_COLUMNS)
+    return out.permute(0, 3, 1, 2)
 
 
 @triton.jit

@@ -23,6 +23,7 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel, Transformer2DModelOutput
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -95,6 +96,8 @@ def _fused_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module
             yield layer, _FusedTransformerBlock
         elif type(layer) is GEGLU and type(layer.proj) is nn.Linear:
             yield layer, _FusedGEGLU
+        elif type(layer) is Upsample2D and _is_plain_upsampling(layer):
+            yield layer, _FusedUpsample
 
 
 def _is_frozen(*layers: nn.Module) -> bool:
@@ -119,6 +122,11 @@ def _is_plain_resnet(block: Any) -> bool:
         and all(_is_plain_convolution(layer) and layer.bias is not None for layer in convolutions)
         and _is_frozen(*norms, *convolutions, *([] if block.time_emb_proj is None else [block.time_emb_proj]))
     )
+
+
+def _is_plain_upsampling(layer: Any) -> bool:
+    of_nearest = layer.use_conv and not layer.use_conv_transpose and layer.interpolate and layer.norm is None and layer.name == "conv"
+    return of_nearest and _is_plain_convolution(layer.conv) and layer.conv.kernel_size == (3, 3) and layer.conv.padding == (1, 1)
 
 
 def _is_plain_transformer(model: Any) -> bool:
@@ -279,5 +287,21 @@ def summed(states: Tensor, change: Tensor | None, norm: nn.LayerNorm, **others: 
 
 class _FusedGEGLU(GEGLU):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        result: Tensor = kernels().gelu_gate(self.proj(hidden_states))
+        proj, ops = self.proj, kernels()
+        result: Tensor
+        if not torch.is_grad_enabled() and ops.multiplies_gated(hidden_states, proj.weight, proj.bias):
+            result = ops.gelu_gated_product(hidden_states, proj.weight, proj.bias)
+        else:
+            result = ops.gelu_gate(proj(hidden_states))
+        return result
+
+
+class _FusedUpsample(Upsample2D):
+    def forward(self, hidden_states: Tensor, output_size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        twice = [2 * side for side in hidden_states.shape[-2:]]
+        result: Tensor
+        if torch.is_grad_enabled() or not (output_size is None or list(output_size) == twice):
+            result = super().forward(hidden_states, output_size, *args, **kwargs)
+        else:
+            result = kernels().upsampled(hidden_states, self.conv.weight, self.conv.bias)
         return result

@@ -13,7 +13,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from cdvideo.base.attention import lay_together
 from cdvideo.base.catalog import BasePreset, preset_for
 from cdvideo.base.device import resolve_device, resolve_dtype
 from cdvideo.base.gpu_layers import fused_layers, has_kernels
@@ -265,7 +264,6 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", offline: bool 
     fast_in_this_order = [components.vae] if chosen_device.type == "cpu" else []
     if has_kernels(chosen_device):
         fast_in_this_order = [components.vae, components.unet]
-        lay_together(components.unet)
     for model in fast_in_this_order:
         model.to(memory_format=torch.channels_last)
     return Base(components=components, preset=preset_for(components.unet), device=chosen_device, dtype=chosen_dtype)

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 
 def for_each_half(latents: Tensor, num_rows: int) -> Tensor:
     """(num_rows, C, ...) of latents (B, C, ...): again and again the same rows, where there are fewer."""
-    return latents if len(latents) == num_rows else latents.repeat(num_rows // len(latents), *[1] * (latents.ndim - 1))
+    # `repeat` would bring channels-last pictures into the other order.
+    return latents if len(latents) == num_rows else torch.cat([latents] * (num_rows // len(latents)))
 
 
 @contextmanager

@@ -10,12 +10,12 @@ import torch
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
-from cdvideo.base.attention import lay_together
 from cdvideo.base.gpu_layers import has_kernels
 from cdvideo.base.weights import check_same, converted, listed, settled
 from cdvideo.errors import UserError
 from cdvideo.motion.module import POSITIONS, MotionModule, position_table
 from cdvideo.motion.norm import check_motion_norm, set_motion_norm
+from cdvideo.motion.quick_motion import lay_together
 
 _BLOCKS = {
     "CrossAttnDownBlock2D": "CrossAttnDownBlockMotion",
@@ -53,7 +53,6 @@ def attach(unet: Any, motion: MotionModule, *, motion_norm: str = "frame") -> An
     _set_num_groups(model, motion.num_norm_groups)
     set_motion_norm(model, motion_norm, version=motion.version)
     if has_kernels(device):
-        # The rest is the UNet's own, whose memory it has to stay in.
         for transformer in model.modules():
             if isinstance(transformer, AnimateDiffTransformer3D):
                 lay_together(transformer)

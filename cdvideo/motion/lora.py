@@ -58,7 +58,7 @@ class LoraInjection(LowRankInjection):
     """
 
     def __init__(self, target: MotionModule | nn.Module, loras: Sequence[WeightedLora]) -> None:
-        weights = _weights(target)
+        weights = _weights(target) if loras else {}
         for lora, _ in loras:
             _check_fits(lora, weights)
         super().__init__(weights, [(lora.layers, strength) for lora, strength in loras])

@@ -5,15 +5,17 @@ Shapes: `B` clips, `F` frames, `P` places of a frame, `C` channels, `H W` latent
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
-from cdvideo.base.attention import is_plain_attention, projected_thrice
+from cdvideo.base.attention import is_plain_attention
 from cdvideo.base.gpu_layers import (
     computing_as,
     fed_forward,
@@ -39,6 +41,17 @@ def quick_motion(unet: nn.Module) -> Iterator[None]:
     transformers = [layer for layer in unet.modules() if type(layer) is AnimateDiffTransformer3D and _is_plain(layer)]
     with computing_as((layer, _FusedMotion) for layer in transformers):
         yield
+
+
+@torch.no_grad()
+def lay_together(transformer: AnimateDiffTransformer3D) -> None:
+    """Has the matrices of queries, keys and values of each attention lie one behind the other, so that one product gives all three."""
+    for layer in transformer.modules():
+        if isinstance(layer, Attention) and is_plain_attention(layer):
+            matrices = (layer.to_q, layer.to_k, layer.to_v)
+            if all(one.bias is None and one.weight.shape == layer.to_q.weight.shape for one in matrices):
+                for one, weight in zip(matrices, torch.cat([one.weight for one in matrices]).chunk(3), strict=True):
+                    one.weight.data = weight
 
 
 def _is_plain(transformer: Any) -> bool:
@@ -76,6 +89,20 @@ def _moved(block: Any, states: Tensor, num_frames: int) -> Tensor:
 
 def _attended(attention: Any, states: Tensor, num_frames: int) -> Tensor:
     """(B F, P, C) after attention between frames."""
-    parts = projected_thrice(attention, states)
-    result: Tensor = attention.to_out[0](kernels().attend_frames(*parts, attention.heads, num_frames))
+    result: Tensor = attention.to_out[0](kernels().attend_frames(*_projected(attention, states), attention.heads, num_frames))
     return result
+
+
+def _projected(attention: Any, states: Tensor) -> Sequence[Tensor]:
+    """Queries, keys and values (B F, P, C): by one product where their matrices lie together."""
+    matrices = (attention.to_q, attention.to_k, attention.to_v)
+    first, *others = (one.weight for one in matrices)
+    lie_together = all(
+        other.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        and other.storage_offset() == first.storage_offset() + number * first.numel()
+        for number, other in enumerate(others, start=1)
+    )
+    if not lie_together or not all(type(one) is nn.Linear for one in matrices):
+        return [one(states) for one in matrices]
+    joined = first.as_strided((3 * len(first), first.shape[1]), (first.shape[1], 1))
+    return F.linear(states, joined).chunk(3, dim=-1)

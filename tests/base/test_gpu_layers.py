@@ -6,11 +6,12 @@ from collections import Counter
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.upsampling import Upsample2D
 
 from cdvideo.base import gpu_layers
-from cdvideo.base.attention import lay_together, projected_thrice
 from cdvideo.base.gpu_layers import fused_layers, has_kernels
 from cdvideo.base.single_file import SD15_FOLDER
 from cdvideo.base.weights import read_json
@@ -83,25 +84,6 @@ def test_a_transformer_whose_keys_and_values_train(with_kernels, use_linear_proj
     compare(transformer, normal(1, 2, 16, 3, 2), encoder_hidden_states=normal(2, 2, 5, 12))
 
 
-def test_matrices_that_lie_together_give_all_three_in_one_product(with_kernels, monkeypatch):
-    transformer = drawn(Transformer2DModel(2, 8, 16, num_layers=1, norm_num_groups=4, cross_attention_dim=12))
-    own, to_text = transformer.transformer_blocks[0].attn1, transformer.transformer_blocks[0].attn2
-    kept = [layer.weight.clone() for layer in (own.to_q, own.to_k, own.to_v)]
-    lay_together(transformer)
-    assert own.to_k.weight.data_ptr() - own.to_q.weight.data_ptr() == own.to_q.weight.nbytes
-    assert all(torch.equal(layer.weight, before) for layer, before in zip((own.to_q, own.to_k, own.to_v), kept, strict=True))
-    assert to_text.to_k.weight.untyped_storage().nbytes() == to_text.to_k.weight.nbytes, "words have a width of their own"
-    states = normal(3, 2, 5, 16)
-    with monkeypatch.context() as patched:
-        patched.setattr(own.to_k, "forward", lambda states: pytest.fail("it has no product of its own"))
-        together = projected_thrice(own, states)
-    own.to_v.requires_grad_(True)
-    apart = projected_thrice(own, states)
-    assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(together, apart, strict=True)) and apart[2].requires_grad
-    own.to_v.requires_grad_(False)
-    compare(transformer, normal(1, 2, 16, 3, 2), encoder_hidden_states=normal(2, 2, 5, 12))
-
-
 def test_feed_forwards_by_parts(with_kernels, monkeypatch):
     monkeypatch.setattr(gpu_layers, "FED_AT_ONCE", 7)
     transformer = drawn(Transformer2DModel(2, 8, 16, num_layers=1, norm_num_groups=4, cross_attention_dim=12))
@@ -112,6 +94,34 @@ def test_feed_forwards_by_parts(with_kernels, monkeypatch):
         with fused_layers(transformer):
             assert torch.allclose(transformer(pictures, **inputs).sample, wanted, atol=1e-4)
     assert torch.equal(pictures, kept)
+
+
+@pytest.mark.parametrize("output_size", [None, (6, 10), (5, 10)], ids=["twice", "said", "another"])
+def test_upsampling(with_kernels, output_size):
+    layer = drawn(Upsample2D(12, use_conv=True, out_channels=20))
+    pictures = normal(1, 2, 12, 3, 5).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        wanted = layer(pictures, output_size)
+        with fused_layers(layer):
+            assert type(layer) is not Upsample2D, "else diffusers is compared with itself"
+            found = layer(pictures, output_size)
+    assert found.shape == wanted.shape and (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_gated_product_in_half_precision(with_kernels, monkeypatch, dtype):
+    if DEVICE == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter takes bf16's bits for whole numbers")
+    layer = drawn(GEGLU(64, 128)).to(dtype)
+    states = normal(1, 3, 50, 64).to(dtype)
+    with torch.no_grad():
+        wanted = copy.deepcopy(layer).float()(states.float())
+        with fused_layers(layer):
+            if DEVICE == "cpu" or torch.cuda.get_device_capability() >= (9, 0):
+                monkeypatch.setattr(gpu_layers.kernels(), "gelu_gate", lambda states: pytest.fail("one kernel does both"))
+            found = layer(states)
+    assert found.dtype == dtype and (found - wanted).norm() < 4e-3 * wanted.norm()
 
 
 def test_what_has_a_mask_is_left_to_diffusers(with_kernels):
@@ -138,9 +148,9 @@ def on_meta(kind, name):
 
 def test_of_stable_diffusion_every_block_is_fused(with_kernels, monkeypatch):
     monkeypatch.setattr(gpu_layers, "has_kernels", lambda device: True)
-    blocks = {"_FusedResnetBlock": 22, "_FusedTransformer": 16, "_FusedTransformerBlock": 16, "_FusedGEGLU": 16}
+    blocks = {"_FusedResnetBlock": 22, "_FusedTransformer": 16, "_FusedTransformerBlock": 16, "_FusedGEGLU": 16, "_FusedUpsample": 3}
     assert fused(on_meta(UNet2DConditionModel, "unet")) == blocks
-    assert fused(on_meta(AutoencoderKL, "vae")) == {"_FusedResnetBlock": 24}
+    assert fused(on_meta(AutoencoderKL, "vae")) == {"_FusedResnetBlock": 24, "_FusedUpsample": 3}
 
 
 def test_blocks_that_train_or_differ_are_diffusers(with_kernels):

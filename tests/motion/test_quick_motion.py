@@ -7,11 +7,10 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import nn
 
 from cdvideo.base import gpu_layers
-from cdvideo.base.attention import lay_together
 from cdvideo.base.gpu_layers import fused_layers
 from cdvideo.motion import quick_motion as module
 from cdvideo.motion.norm import NormPerFrame, set_motion_norm
-from cdvideo.motion.quick_motion import quick_motion
+from cdvideo.motion.quick_motion import lay_together, quick_motion
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NUM_FRAMES = 5
@@ -44,7 +43,9 @@ def pictures(num_frames=NUM_FRAMES, num_clips=2):
 def test_it_moves_as_diffusers_does(with_kernels, transformer, norm, together):
     transformer[0].norm.__class__ = norm
     if together:
-        lay_together(transformer)
+        lay_together(transformer[0])
+        attention = transformer[0].transformer_blocks[0].attn1
+        assert attention.to_v.weight.data_ptr() - attention.to_q.weight.data_ptr() == 2 * attention.to_q.weight.nbytes
     with torch.no_grad():
         wanted = transformer[0](pictures(), num_frames=NUM_FRAMES)
         with fused_layers(transformer), quick_motion(transformer):

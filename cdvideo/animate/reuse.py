@@ -10,6 +10,8 @@ Shapes: `B` clips of a pass, `C` latent channels, `F` frames, `H W` latent heigh
 
 from __future__ import annotations
 
+import functools
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -47,16 +49,8 @@ class Speed:
         return min(self.num_inference_steps or num_steps, num_steps)
 
     def is_whole(self, step: int, num_steps: int) -> bool:
-        """Whether the UNet computes at that step, counted from 0, of so many.
-
-        It does at the first three, at every second of the first third, at every third from there on, and at the last but one: of 25, at
-        0, 1, 2, 4, 6, 8, 11, 14, 17, 20 and 23.
-        """
-        last = num_steps - 2
-        if not self.draws_on or step < 3 or step == last:
-            return True
-        num_dense = num_steps // 3 // 2 * 2
-        return step < last and (step % 2 == 0 if step <= num_dense else (step - num_dense) % 3 == 0)
+        """Whether the UNet computes at that step, counted from 0, of so many."""
+        return not self.draws_on or step in _whole_steps(num_steps)
 
     def with_sampler(self, sampler: str) -> Speed:
         """The same where the sampler leaves something to draw on: noise that it adds at every step, no earlier step foresees."""
@@ -65,6 +59,21 @@ class Speed:
     def precision(self, dtype: str) -> str:
         """The precision to ask for where the user asks for `dtype`: whoever leaves it open and wants speed gets the faster one."""
         return "fast" if dtype == "auto" and self.name != EXACT.name else dtype
+
+
+@functools.cache
+def _whole_steps(num_steps: int) -> frozenset[int]:
+    """Where the UNet computes, of so many steps: at the first three, two later, at every third from there on, and at the last but one.
+
+    Of 25 these are 0, 1, 2, 4, 7, 10, 13, 16, 19 and 23: none comes right before the last one. Of 12 and fewer none lies further from the
+    next than a sixth of all.
+    """
+    steps, last, widest = [0], num_steps - 2, min(3, math.ceil(num_steps / 6))
+    while steps[-1] < last:
+        gap = min(1 + steps[-1] // 2, widest)
+        coming = steps[-1] + gap
+        steps.append(last if coming + (gap == 3) >= last else coming)
+    return frozenset(steps)
 
 
 EXACT = Speed(name="exact")

@@ -98,6 +98,9 @@ def _fused_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module
             yield layer, _FusedGEGLU
         elif type(layer) is Upsample2D and _is_plain_upsampling(layer):
             yield layer, _FusedUpsample
+        last = getattr(layer, "conv_norm_out", None)
+        if type(last) is nn.GroupNorm and last.affine and _is_frozen(last):
+            yield last, _FusedGroupNorm
 
 
 def _is_frozen(*layers: nn.Module) -> bool:
@@ -294,6 +297,13 @@ class _FusedGEGLU(GEGLU):
         else:
             result = ops.gelu_gate(proj(hidden_states))
         return result
+
+
+class _FusedGroupNorm(nn.GroupNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim != 4:
+            return super().forward(input)
+        return pictures_of(kernels().group_norm(rows_of(input), self.num_groups, self.weight, self.bias, self.eps), input)
 
 
 class _FusedUpsample(Upsample2D):

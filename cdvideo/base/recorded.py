@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from cdvideo.errors import UserNote
 
 _Shapes = tuple[tuple[torch.Size, torch.dtype], ...]
+BESIDE = -1
+"""The priority of streams that work beside another one: such are none of those that PyTorch gives for anything else, with which they would
+share what matrix products have for working memory."""
+
 MOST_RECORDED = 8
 """Of one function, for inputs of so many shapes."""
 
@@ -96,7 +100,9 @@ class Recorded:
             # The outer stream is the one of before: a recording that fails may leave its own current.
             with (
                 torch.cuda.stream(torch.cuda.current_stream(device)),
-                torch.cuda.graph(graph, pool=self.recordings.pool(), stream=torch.cuda.Stream(device), capture_error_mode="thread_local"),
+                torch.cuda.graph(
+                    graph, pool=self.recordings.pool(), stream=torch.cuda.Stream(device, priority=BESIDE), capture_error_mode="thread_local"
+                ),
             ):
                 result = self.compute(*taken)
         except RuntimeError as error:

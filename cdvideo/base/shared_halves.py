@@ -39,7 +39,7 @@ def _before_text(unet: Any) -> Iterator[nn.Module]:
     first = unet.down_blocks[0]
     yield first.resnets[0]
     attentions = getattr(first, "attentions", None)
-    if attentions and type(attentions[0]) is Transformer2DModel and not attentions[0].transformer_blocks[0].only_cross_attention:
+    if attentions and isinstance(attentions[0], Transformer2DModel) and not attentions[0].transformer_blocks[0].only_cross_attention:
         yield attentions[0].transformer_blocks[0].attn1
 
 

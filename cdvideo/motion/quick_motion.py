@@ -64,11 +64,18 @@ def _is_plain(transformer: Any) -> bool:
 class _FusedMotion(AnimateDiffTransformer3D):
     """Places stay in frames' order: each is added its frame's position as it is normalised, and attends to itself in other frames."""
 
-    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-        num_frames = kwargs.get("num_frames", 1)
-        unusual = (encoder_hidden_states, *args, *(value for name, value in kwargs.items() if name != "num_frames"))
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        timestep: Tensor | None = None,
+        class_labels: Tensor | None = None,
+        num_frames: int = 1,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> Tensor:
+        unusual = (encoder_hidden_states, timestep, class_labels, cross_attention_kwargs)
         if torch.is_grad_enabled() or num_frames > MOST_FRAMES or any(value is not None for value in unusual):
-            result: Tensor = super().forward(hidden_states, encoder_hidden_states, *args, **kwargs)
+            result: Tensor = super().forward(hidden_states, *unusual[:3], num_frames, cross_attention_kwargs)
             return result
         rows, norm = rows_of(hidden_states), self.norm
         over = rows if isinstance(norm, NormPerFrame) else rows.unflatten(0, (-1, num_frames)).flatten(1, 2)

@@ -27,7 +27,7 @@ from cdvideo.train.batches import Batch, Batches, CachedViews, Encode, FreshView
 from cdvideo.train.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from cdvideo.train.methods import check_spl_weight, find_method
 from cdvideo.train.optimisers import make_optimizer
-from cdvideo.train.passes import Pass, Passes, as_graphs, pass_inputs, records_graphs, records_operators
+from cdvideo.train.passes import Pass, Passes, as_graphs, inputs_ahead, pass_inputs, records_graphs, records_operators
 from cdvideo.train.photos import Photo
 from cdvideo.train.preservation import Preservation, class_distances
 from cdvideo.train.processes import Processes
@@ -220,9 +220,10 @@ def train(
                 encode = recordings.of(posteriors, base)
                 # Twice, since encoding is recorded at its second time, which no other thread may disturb either.
                 for _ in range(1 if cached_views else 2):
-                    inputs = pass_inputs(base, draw(first * accumulate), scheduler, encode)
-                are_graphs = until_end.enter_context(as_graphs(forward, inputs))
-            coming = until_end.enter_context(closing(made_ahead(draw, range(first * accumulate, steps * accumulate))))
+                    like = pass_inputs(base, draw(first * accumulate), scheduler, encode)
+                are_graphs = until_end.enter_context(as_graphs(forward, like))
+            drawn = until_end.enter_context(closing(made_ahead(draw, range(first * accumulate, steps * accumulate))))
+            coming = inputs_ahead(drawn, lambda batch: pass_inputs(base, batch, scheduler, encode), base.device)
             if are_graphs:
                 for value in tuning.parameters:
                     value.grad = torch.zeros_like(value)
@@ -230,8 +231,8 @@ def train(
                 stepper.zero_grad(set_to_none=not are_graphs)
                 parts, names = [], []
                 for _ in range(accumulate):
-                    batch = next(coming)
-                    parts.append(passes(pass_inputs(base, batch, scheduler, encode)))
+                    batch, inputs = next(coming)
+                    parts.append(passes(inputs))
                     names += [f"{name} as {caption!r}" for name, caption in zip(batch.names, batch.captions, strict=True)]
                 processes.average_gradients(tuning.parameters)
                 scaler.unscale_(stepper)

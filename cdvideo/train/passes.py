@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdvideo.base import Base
+from cdvideo.base.recorded import BESIDE
 from cdvideo.errors import UserNote
 from cdvideo.train.batches import Batch, Encode
 from cdvideo.train.losses import masked_noise_loss
@@ -62,6 +63,34 @@ def pass_inputs(base: Base, batch: Batch, scheduler: Any, encode: Encode) -> tup
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps) if scheduler.config.prediction_type == "v_prediction" else noise
     return noisy, timesteps, target, mask, ids
+
+
+def inputs_ahead(
+    batches: Iterable[Batch], prepare: Callable[[Batch], tuple[Tensor, ...]], device: torch.device
+) -> Iterator[tuple[Batch, tuple[Tensor, ...]]]:
+    """Each batch and its inputs. On a CUDA device those of the next one are made beside this one's pass, whose kernels leave room there."""
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch, prepare(batch)
+        return
+    stream, waiting = torch.cuda.Stream(device, priority=BESIDE), None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            inputs, ready = prepare(batch), torch.cuda.Event()
+            ready.record(stream)
+        if waiting:
+            yield _handed_over(*waiting)
+        waiting = batch, inputs, ready
+    if waiting:
+        yield _handed_over(*waiting)
+
+
+def _handed_over(batch: Batch, inputs: tuple[Tensor, ...], ready: torch.cuda.Event) -> tuple[Batch, tuple[Tensor, ...]]:
+    stream = torch.cuda.current_stream(inputs[0].device)
+    stream.wait_event(ready)
+    for value in inputs:
+        value.record_stream(stream)
+    return batch, inputs
 
 
 class Passes:

@@ -10,6 +10,7 @@ from diffusers.models.activations import GEGLU
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
+from torch import nn
 
 from cdvideo.base import gpu_layers
 from cdvideo.base.gpu_layers import fused_layers, has_kernels
@@ -109,6 +110,17 @@ def test_upsampling(with_kernels, output_size):
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_models_last_norm(with_kernels):
+    model = nn.Module()
+    model.conv_norm_out = drawn(nn.GroupNorm(4, 16))
+    pictures = normal(1, 2, 16, 5, 3).contiguous(memory_format=torch.channels_last)
+    wanted = model.conv_norm_out(pictures)
+    with fused_layers(model):
+        assert type(model.conv_norm_out) is not nn.GroupNorm, "else PyTorch is compared with itself"
+        found = model.conv_norm_out(pictures)
+    assert torch.allclose(found, wanted, atol=1e-5) and found.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_gated_product_in_half_precision(with_kernels, monkeypatch, dtype):
     if DEVICE == "cpu" and dtype == torch.bfloat16:
@@ -148,9 +160,10 @@ def on_meta(kind, name):
 
 def test_of_stable_diffusion_every_block_is_fused(with_kernels, monkeypatch):
     monkeypatch.setattr(gpu_layers, "has_kernels", lambda device: True)
-    blocks = {"_FusedResnetBlock": 22, "_FusedTransformer": 16, "_FusedTransformerBlock": 16, "_FusedGEGLU": 16, "_FusedUpsample": 3}
+    blocks = {"_FusedResnetBlock": 22, "_FusedTransformer": 16, "_FusedTransformerBlock": 16, "_FusedGEGLU": 16}
+    blocks |= {"_FusedUpsample": 3, "_FusedGroupNorm": 1}
     assert fused(on_meta(UNet2DConditionModel, "unet")) == blocks
-    assert fused(on_meta(AutoencoderKL, "vae")) == {"_FusedResnetBlock": 24, "_FusedUpsample": 3}
+    assert fused(on_meta(AutoencoderKL, "vae")) == {"_FusedResnetBlock": 24, "_FusedUpsample": 3, "_FusedGroupNorm": 2}
 
 
 def test_blocks_that_train_or_differ_are_diffusers(with_kernels):

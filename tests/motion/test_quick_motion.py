@@ -40,7 +40,8 @@ def pictures(num_frames=NUM_FRAMES, num_clips=2):
 
 @pytest.mark.parametrize("norm", [NormPerFrame, nn.GroupNorm])
 @pytest.mark.parametrize("together", [True, False], ids=["one product", "three products"])
-def test_it_moves_as_diffusers_does(with_kernels, transformer, norm, together):
+@pytest.mark.parametrize("in_the_middle", [True, False], ids=["middle", "side"])
+def test_it_moves_as_diffusers_does(with_kernels, transformer, norm, together, in_the_middle, monkeypatch):
     transformer[0].norm.__class__ = norm
     if together:
         lay_together(transformer[0])
@@ -48,9 +49,12 @@ def test_it_moves_as_diffusers_does(with_kernels, transformer, norm, together):
         assert attention.to_v.weight.data_ptr() - attention.to_q.weight.data_ptr() == 2 * attention.to_q.weight.nbytes
     with torch.no_grad():
         wanted = transformer[0](pictures(), num_frames=NUM_FRAMES)
+        # Blocks at a side name the number of frames, the one in the middle gives it at its place.
+        inputs, named = ((None, None, None, NUM_FRAMES, None), {}) if in_the_middle else ((), {"num_frames": NUM_FRAMES})
         with fused_layers(transformer), quick_motion(transformer):
             assert type(transformer[0]) is not AnimateDiffTransformer3D, "else diffusers is compared with itself"
-            found = transformer[0](pictures(), num_frames=NUM_FRAMES)
+            monkeypatch.setattr(transformer[0].transformer_blocks[0], "forward", lambda *_: pytest.fail("this is diffusers'"))
+            found = transformer[0](pictures(), *inputs, **named)
     assert type(transformer[0]) is AnimateDiffTransformer3D
     assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
 

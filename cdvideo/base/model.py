@@ -21,7 +21,7 @@ from cdvideo.base.text import ConceptEmbedding, eos_features, token_ids, tokeniz
 from cdvideo.concept import KEY_VALUE_SUFFIXES, Concept
 from cdvideo.errors import UserError, UserNote
 
-DECODED_AT_ONCE = 4
+DECODED_AT_ONCE = 2
 """Pictures that the autoencoder decodes together: more are hardly faster, and take more memory."""
 
 

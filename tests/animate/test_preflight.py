@@ -80,13 +80,13 @@ def test_the_pace_is_a_warm_steps(monkeypatch, step, measured):
     assert clockwork.clips == ([1, 8] if measured == 8 else [1]), "what would take long is measured on one frame"
     draft = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft"})
     assert draft.whole_seconds == pytest.approx(16 * step)
-    assert draft.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 5 + 8), "the UNet computes at 0, 1, 2, 5 and 8"
+    assert draft.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 6 + 8), "the UNet computes at 0, 1, 2, 4, 6 and 8"
     ancestral = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft", "sampler": "euler-a"})
     assert ancestral.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 10 + 8), "it leaves nothing to draw on"
     early = replace(draft, speed=replace(draft.speed, guided_share=0.5))
-    assert early.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 4 + 8), "5 and 8 have no guidance"
+    assert early.seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 5 + 8), "6 and 8 have no guidance"
     alone = pace_of(clockwork, num_frames=8, settings={"prompts": {0: "a"}, "speed": "draft", "guidance_scale": 1.0})
-    assert replace(alone, speed=early.speed).seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 5 + 8), "nothing to halve"
+    assert replace(alone, speed=early.speed).seconds(num_frames=16, num_steps=10) == pytest.approx(16 * step * 6 + 8), "nothing to halve"
 
 
 def test_seconds_of_a_clip_by_hand():

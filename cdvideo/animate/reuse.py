@@ -30,13 +30,13 @@ DAMPING = 0.35
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """`draws_on`: at some steps noise is drawn on, and the UNet does not compute (`is_whole`).
+    """`most_apart`: steps from one at which the UNet computes to the next; at those between, noise is drawn on (`is_whole`).
 
     `guided_share`: of the steps, the first ones, have guidance. `num_inference_steps`, where the user gives no number.
     """
 
     name: str
-    draws_on: bool = False
+    most_apart: int = 1
     guided_share: float = 1.0
     num_inference_steps: int | None = None
 
@@ -50,11 +50,11 @@ class Speed:
 
     def is_whole(self, step: int, num_steps: int) -> bool:
         """Whether the UNet computes at that step, counted from 0, of so many."""
-        return not self.draws_on or step in _whole_steps(num_steps)
+        return self.most_apart == 1 or step in _whole_steps(num_steps, self.most_apart)
 
     def with_sampler(self, sampler: str) -> Speed:
         """The same where the sampler leaves something to draw on: noise that it adds at every step, no earlier step foresees."""
-        return replace(self, draws_on=False) if sampler in ADDS_NOISE else self
+        return replace(self, most_apart=1) if sampler in ADDS_NOISE else self
 
     def precision(self, dtype: str) -> str:
         """The precision to ask for where the user asks for `dtype`: whoever leaves it open and wants speed gets the faster one."""
@@ -62,22 +62,22 @@ class Speed:
 
 
 @functools.cache
-def _whole_steps(num_steps: int) -> frozenset[int]:
-    """Where the UNet computes, of so many steps: at the first three, two later, at every third from there on, and at the last but one.
+def _whole_steps(num_steps: int, most_apart: int) -> frozenset[int]:
+    """Where the UNet computes, of so many steps: at the first three, at every second of the first third, then ever so far apart, and at the
+    last but one.
 
-    Of 25 these are 0, 1, 2, 4, 7, 10, 13, 16, 19 and 23: none comes right before the last one. Of 12 and fewer none lies further from the
-    next than a sixth of all.
+    Of 25 steps, at most three apart, these are 0, 1, 2, 4, 6, 8, 11, 14, 17, 20 and 23. Nor are they further apart than a sixth of all.
     """
-    steps, last, widest = [0], num_steps - 2, min(3, math.ceil(num_steps / 6))
+    steps, last, num_dense = [0], num_steps - 2, num_steps // 3 // 2 * 2
+    furthest = min(most_apart, math.ceil(num_steps / 6))
     while steps[-1] < last:
-        gap = min(1 + steps[-1] // 2, widest)
-        coming = steps[-1] + gap
-        steps.append(last if coming + (gap == 3) >= last else coming)
+        gap = 1 if steps[-1] < 2 else 2 if steps[-1] < num_dense else furthest
+        steps.append(min(steps[-1] + min(gap, furthest), last))
     return frozenset(steps)
 
 
 EXACT = Speed(name="exact")
-FAST = Speed(name="fast", draws_on=True)
+FAST = Speed(name="fast", most_apart=3)
 DRAFT = replace(FAST, name="draft", num_inference_steps=12)
 SPEEDS = {speed.name: speed for speed in (EXACT, FAST, DRAFT)}
 """`fast` gives up steps of the UNet, `draft` more of them and steps altogether. None ends guidance early: that costs more of the picture
@@ -107,9 +107,9 @@ def recorded_speed(record: Mapping[str, Any]) -> Speed:
 
 def at_some_steps(predict_noise: NoisePredictor, speed: Speed, num_steps: int, *, sampler: str) -> NoisePredictor:
     """The predictor for one denoising of so many steps at that speed. Says so where the sampler leaves nothing to draw on."""
-    if not speed.draws_on:
+    if speed.most_apart == 1:
         return predict_noise
-    if not speed.with_sampler(sampler).draws_on:
+    if speed.with_sampler(sampler).most_apart == 1:
         cause = f"the sampler {sampler} adds new noise at every step, which no earlier one foresees"
         warnings.warn(f"{cause}: the UNet computes at every step, as at --speed exact", UserNote, stacklevel=2)
         return predict_noise

@@ -38,7 +38,7 @@ def test_rounds_agree_with_the_pipelines_free_init(pocket, pocket_motion, monkey
 
 
 def test_at_some_steps_the_unet_computes_for_each_window(pocket, pocket_motion, monkeypatch):
-    calls, speed = [], Speed(name="own", draws_on=True, guided_share=0.6)
+    calls, speed = [], Speed(name="own", most_apart=3, guided_share=0.6)
     with Studio(pocket, [], pocket_motion) as studio:
         forward = studio._motion_unet.forward
         monkeypatch.setattr(
@@ -46,17 +46,17 @@ def test_at_some_steps_the_unet_computes_for_each_window(pocket, pocket_motion, 
         )
         clip = studio.clip("a bear", num_frames=18, size=SIZE, num_inference_steps=8, speed=speed, guidance_scale=5)
     assert calls == [2] * 8 + [1] * 2, "two windows at steps 0, 1, 2, 4 and 6, guided in the first five of eight"
-    assert clip.record["speed"] == {"name": "own", "draws_on": True, "guided_share": 0.6, "num_inference_steps": None}
+    assert clip.record["speed"] == {"name": "own", "most_apart": 3, "guided_share": 0.6, "num_inference_steps": None}
 
 
 @pytest.mark.parametrize(
     ("num_steps", "wanted"),
     [
-        (25, [0, 1, 2, 4, 7, 10, 13, 16, 19, 23]),
+        (25, [0, 1, 2, 4, 6, 8, 11, 14, 17, 20, 23]),
         (12, [0, 1, 2, 4, 6, 8, 10]),
         (4, [0, 1, 2]),
         (1, [0]),
-        (50, [0, 1, 2, *range(4, 47, 3), 48]),
+        (50, [0, 1, 2, 4, 6, 8, 10, 12, 14, *range(16, 47, 3), 48]),
     ],
 )
 def test_the_steps_at_which_the_unet_computes(num_steps, wanted):
@@ -153,8 +153,9 @@ def test_speeds_of_earlier_versions_are_not_repeated_silently():
     assert all(recorded_speed(dataclasses.asdict(speed)) == speed for speed in SPEEDS.values())
     before = {"reuse_every": 2, "guided_share": 1.0, "num_inference_steps": None, "num_whole_first": 2, "num_whole_last": 2}
     assert recorded_speed({"name": "exact", **before}) == SPEEDS["exact"]
-    with pytest.raises(UserError, match="'fast' of an earlier version"):
-        recorded_speed({"name": "fast", **before})
+    for earlier in (before, {"draws_on": True, "guided_share": 1.0, "num_inference_steps": None}):
+        with pytest.raises(UserError, match="'fast' of an earlier version"):
+            recorded_speed({"name": "fast", **earlier})
 
 
 def test_whoever_wants_speed_gets_the_faster_precision_unless_another_is_asked_for():

@@ -255,12 +255,12 @@ def test_takes_of_a_speed_are_rendered_anew_when_it_gives_up_something_else(tmp_
     text = HEAD + "shots:\n  - prompt: a bear\n"
     names = {}
     for speed in ("exact", "fast"):
-        for draws_on in (False, True):
-            changed = {name: replace(one, draws_on=draws_on) for name, one in reuse.SPEEDS.items()}
+        for most_apart in (1, 3):
+            changed = {name: replace(one, most_apart=most_apart) for name, one in reuse.SPEEDS.items()}
             monkeypatch.setattr(reuse, "SPEEDS", changed)
             (shot,) = film_of(tmp_path, text, speed=speed)[0].shots
-            names[speed, draws_on] = shot.kept.folder.name
-    assert names["fast", False] != names["fast", True] and names["exact", False] == names["exact", True]
+            names[speed, most_apart] = shot.kept.folder.name
+    assert names["fast", 1] != names["fast", 3] and names["exact", 1] == names["exact", 3]
 
 
 def test_what_stands_still_loses_to_what_moves(tmp_path, monkeypatch):

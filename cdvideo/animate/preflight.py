@@ -119,8 +119,8 @@ def pace_of(studio: Studio, *, num_frames: int, settings: Mapping[str, Any]) -> 
 def _timed(studio: Studio, prompt: str, num_frames: int, settings: Mapping[str, Any]) -> tuple[float, float]:
     """Seconds of a whole step, and of decoding all frames.
 
-    The first step is not counted: nothing is warm yet. Nor is the second on a GPU, in which kernels are recorded. Steps are told of when they
-    have ended, and frames lie on the CPU.
+    The first step is not counted: nothing is warm yet. Nor is the second on a GPU, in which kernels are recorded. A step is told of once it
+    has ended.
     """
     ends: list[float] = []
     steps = 3 if studio.base.device.type == "cuda" else 2

@@ -368,8 +368,11 @@ def gelu_gate(x: Tensor) -> Tensor:
 
 
 def multiplies_gated(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether `gelu_gated_product` can be had of these: in half precision, on GPUs that copy tiles by themselves (Hopper and later)."""
-    is_there = TensorDescriptor is not None and (not x.is_cuda or torch.cuda.get_device_capability(x.device) >= (9, 0))
+    """Whether `gelu_gated_product` can be had of these: in half precision, on data centres' GPUs from Hopper on.
+
+    They copy tiles by themselves; later GPUs for desktops do, too, and have no room for three of them at once.
+    """
+    is_there = TensorDescriptor is not None and (not x.is_cuda or torch.cuda.get_device_capability(x.device)[0] in (9, 10))
     fits = x.shape[-1] % PRODUCT_DEPTH == weight.shape[0] % (2 * PRODUCT_COLUMNS) == 0
     return is_there and fits and bias is not None and x.dtype == weight.dtype and x.dtype in (torch.float16, torch.bfloat16)
 

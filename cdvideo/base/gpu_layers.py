@@ -129,7 +129,9 @@ def _is_plain_resnet(block: Any) -> bool:
 
 def _is_plain_upsampling(layer: Any) -> bool:
     of_nearest = layer.use_conv and not layer.use_conv_transpose and layer.interpolate and layer.norm is None and layer.name == "conv"
-    return of_nearest and _is_plain_convolution(layer.conv) and layer.conv.kernel_size == (3, 3) and layer.conv.padding == (1, 1)
+    if not of_nearest or not _is_plain_convolution(layer.conv):
+        return False
+    return layer.conv.kernel_size == (3, 3) and layer.conv.padding == (1, 1) and layer.conv.bias is not None
 
 
 def _is_plain_transformer(model: Any) -> bool:

@@ -47,6 +47,8 @@ class Recordings:
 
     def forget(self) -> None:
         """Lets go of what was recorded, and of its memory."""
+        if self._pool is not None:
+            torch.cuda.synchronize()
         for recorded in self._functions:
             recorded.clear()
         # PyTorch takes a pool for recordings only as long as there are some.

@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
-from cdvideo.base.gpu_layers import has_kernels
-from cdvideo.base.weights import check_same, converted, listed, settled
+from cdvideo.base.weights import check_same, listed, settled
 from cdvideo.errors import UserError
-from cdvideo.motion.module import POSITIONS, MotionModule, position_table
+from cdvideo.motion.module import POSITIONS, MotionModule, placed, position_table
 from cdvideo.motion.norm import check_motion_norm, set_motion_norm
-from cdvideo.motion.quick_motion import lay_together
 
 _BLOCKS = {
     "CrossAttnDownBlock2D": "CrossAttnDownBlockMotion",
@@ -47,15 +44,11 @@ def attach(unet: Any, motion: MotionModule, *, motion_norm: str = "frame") -> An
     still = unet.state_dict()
     check_same({name: value for name, value in own.items() if name not in of_motion}, still, what="UNet", where="the base")
     dtype, device = next(iter(still.values())).dtype, next(iter(still.values())).device
-    state = {**still, **{name: converted(value, dtype, device) for name, value in moving.items()}}
+    state = {**still, **placed(moving, dtype, device)}
     model.load_state_dict(state, strict=True, assign=True)
     settled(model, device)
     _set_num_groups(model, motion.num_norm_groups)
     set_motion_norm(model, motion_norm, version=motion.version)
-    if has_kernels(device):
-        for transformer in model.modules():
-            if isinstance(transformer, AnimateDiffTransformer3D):
-                lay_together(transformer)
     return model
 
 

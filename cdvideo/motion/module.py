@@ -62,7 +62,7 @@ class MotionModule:
         return cls(
             source=source,
             canonical_id=canonical_id or source,
-            state={name: converted(value, dtype, device) for name, value in state.items()},
+            state=placed(state, dtype, device),
             num_heads=num_heads,
             num_norm_groups=num_norm_groups,
             max_frames=max_frames if table is None else int(table.shape[1]),
@@ -114,6 +114,23 @@ def adapter_settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         "num_norm_groups": config.get("motion_norm_num_groups", NUM_NORM_GROUPS),
         "max_frames": config.get("motion_max_seq_length", DEFAULT_MAX_FRAMES),
     }
+
+
+def placed(state: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch.device | None) -> dict[str, Tensor]:
+    """The tensors in `dtype` on `device`: those themselves that are so already. What is brought to a GPU lies as `lay_together` lays it."""
+    found = {name: converted(value, dtype, device) for name, value in state.items()}
+    brought = {name: value for name, value in found.items() if value is not state[name]}
+    if device is not None and device.type == "cuda":
+        lay_together(brought)
+    return found | brought
+
+
+def lay_together(state: dict[str, Tensor]) -> None:
+    """Has matrices of queries, keys and values lie one behind the other, where an attention's are of one shape: one product gives all."""
+    for name in [name for name in state if name.endswith(".to_q.weight")]:
+        names = [name, *(name.replace(".to_q.", f".{other}.") for other in ("to_k", "to_v"))]
+        if len({state[one].shape if one in state else None for one in names}) == 1:
+            state.update(zip(names, torch.cat([state[one] for one in names]).chunk(3), strict=True))
 
 
 def position_table(width: int, max_frames: int) -> Tensor:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
@@ -41,17 +40,6 @@ def quick_motion(unet: nn.Module) -> Iterator[None]:
     transformers = [layer for layer in unet.modules() if type(layer) is AnimateDiffTransformer3D and _is_plain(layer)]
     with computing_as((layer, _FusedMotion) for layer in transformers):
         yield
-
-
-@torch.no_grad()
-def lay_together(transformer: AnimateDiffTransformer3D) -> None:
-    """Has the matrices of queries, keys and values of each attention lie one behind the other, so that one product gives all three."""
-    for layer in transformer.modules():
-        if isinstance(layer, Attention) and is_plain_attention(layer):
-            matrices = (layer.to_q, layer.to_k, layer.to_v)
-            if all(one.bias is None and one.weight.shape == layer.to_q.weight.shape for one in matrices):
-                for one, weight in zip(matrices, torch.cat([one.weight for one in matrices]).chunk(3), strict=True):
-                    one.weight.data = weight
 
 
 def _is_plain(transformer: Any) -> bool:

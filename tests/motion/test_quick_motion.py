@@ -9,8 +9,9 @@ from torch import nn
 from cdvideo.base import gpu_layers
 from cdvideo.base.gpu_layers import fused_layers
 from cdvideo.motion import quick_motion as module
+from cdvideo.motion.module import lay_together, placed
 from cdvideo.motion.norm import NormPerFrame, set_motion_norm
-from cdvideo.motion.quick_motion import lay_together, quick_motion
+from cdvideo.motion.quick_motion import quick_motion
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NUM_FRAMES = 5
@@ -44,7 +45,10 @@ def pictures(num_frames=NUM_FRAMES, num_clips=2):
 def test_it_moves_as_diffusers_does(with_kernels, transformer, norm, together, in_the_middle, monkeypatch):
     transformer[0].norm.__class__ = norm
     if together:
-        lay_together(transformer[0])
+        state = transformer[0].state_dict()
+        lay_together(state)
+        transformer[0].load_state_dict(state, assign=True)
+        transformer[0].requires_grad_(False)
         attention = transformer[0].transformer_blocks[0].attn1
         assert attention.to_v.weight.data_ptr() - attention.to_q.weight.data_ptr() == 2 * attention.to_q.weight.nbytes
     with torch.no_grad():
@@ -57,6 +61,20 @@ def test_it_moves_as_diffusers_does(with_kernels, transformer, norm, together, i
             found = transformer[0](pictures(), *inputs, **named)
     assert type(transformer[0]) is AnimateDiffTransformer3D
     assert (found - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+def test_what_lies_where_it_is_to_be_stays_there():
+    """A training's own weights among them, which would otherwise no longer be those that are trained."""
+    state = {f"attn.to_{name}.weight": torch.randn(4, 4) for name in "qkv"}
+    same = placed(state, torch.float32, torch.device("cpu"))
+    assert all(same[name] is value for name, value in state.items())
+    joined = dict(state)
+    lay_together(joined)
+    assert all(torch.equal(joined[name], value) for name, value in state.items())
+    assert joined["attn.to_k.weight"].storage_offset() == 16 and len({one.untyped_storage().data_ptr() for one in joined.values()}) == 1
+    of_text = {"attn.to_q.weight": torch.randn(4, 4), "attn.to_k.weight": torch.randn(4, 6), "attn.to_v.weight": torch.randn(4, 6)}
+    lay_together(kept := dict(of_text))
+    assert all(kept[name] is value for name, value in of_text.items())
 
 
 @pytest.mark.parametrize(("num_frames", "with_gradients"), [(NUM_FRAMES, True), (65, False)], ids=["gradients", "many frames"])

@@ -79,7 +79,7 @@ class Studio:
             renamed = [(_merged(base, renamed), 1.0)]
         self._inside: list[Injection | Vocabulary] = []
         self._motion_unet: Any = None
-        self._recordings = Recordings()
+        self._recordings = Recordings(base.device)
         self._passes: dict[Any, UNetPasses] = {}
         self._decode = self._recordings.of(Base.decode_some, base)
         self._lora_injection = ImageLoraInjection(base, self.loras)
@@ -98,6 +98,9 @@ class Studio:
 
     def close(self) -> None:
         self._recordings.forget()
+        # It knows the models whose weights its recordings read.
+        self._recordings = Recordings(self.base.device)
+        self._decode = self._recordings.of(Base.decode_some, self.base)
         self._passes = {}
         self._motion_unet = None
         self._take_out()

@@ -63,11 +63,13 @@ class Speed:
 
 @functools.cache
 def _whole_steps(num_steps: int, most_apart: int) -> frozenset[int]:
-    """Where the UNet computes, of so many steps: at the first three, at every second of the first third, then ever so far apart, and at the
-    last but one.
+    """Where the UNet computes, of so many steps: at the first three, at every second of the first third, then so far apart, and at the last
+    but one.
 
     Of 25 steps, at most three apart, these are 0, 1, 2, 4, 6, 8, 11, 14, 17, 20 and 23. Nor are they further apart than a sixth of all.
     """
+    if num_steps <= 3:
+        return frozenset(range(num_steps))
     steps, last, num_dense = [0], num_steps - 2, num_steps // 3 // 2 * 2
     furthest = min(most_apart, math.ceil(num_steps / 6))
     while steps[-1] < last:
@@ -80,7 +82,7 @@ EXACT = Speed(name="exact")
 FAST = Speed(name="fast", most_apart=3)
 DRAFT = replace(FAST, name="draft", num_inference_steps=12)
 SPEEDS = {speed.name: speed for speed in (EXACT, FAST, DRAFT)}
-"""`fast` gives up steps of the UNet, `draft` more of them and steps altogether. None ends guidance early: that costs more of the picture
+"""`fast` gives up steps of the UNet, `draft` steps altogether, too. None ends guidance early: that costs more of the picture
 than it saves in time."""
 
 

@@ -1,7 +1,8 @@
 """A model's layers on an NVIDIA GPU, with few passes over memory between its matrix products and convolutions.
 
 Norms, activations, biases, sums and GEGLU's gate are computed by `gpu_kernels`, in channels-last order throughout, so that nothing is ever
-copied from one order into the other. It is the same arithmetic, rounded less often.
+copied from one order into the other. It is the same arithmetic, rounded less often; an upsampling's weights alone are summed first, and
+rounded then.
 
 Blocks that differ from Stable Diffusion 1.5's, and those of whose own weights any trains, compute as diffusers has them.
 
@@ -61,7 +62,30 @@ def _agrees(device: torch.device) -> bool:
     states = torch.randn(1, 64, 32, device=device)
     weight, bias = states[0, 0].contiguous(), states[0, 1].contiguous()
     wanted = F.group_norm(states.transpose(1, 2), 4, weight, bias, 1e-5).transpose(1, 2)
-    return torch.allclose(kernels().group_norm(states, 4, weight, bias, 1e-5), wanted, atol=1e-4)
+    if not torch.allclose(kernels().group_norm(states, 4, weight, bias, 1e-5), wanted, atol=1e-4):
+        return False
+    pictures, matrix = states.unflatten(1, (8, 8)).permute(0, 3, 1, 2), torch.randn(32, 32, 3, 3, device=device)
+    larger = F.conv2d(F.interpolate(pictures, scale_factor=2.0, mode="nearest"), matrix, bias, padding=1)
+    # Convolutions of fp32 may be rounded to 10 bits.
+    return _is_near(kernels().upsampled(pictures, matrix, bias), larger)
+
+
+@functools.cache
+def _builds_gated_product(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether that kernel, which asks more of a GPU and of Triton than the others, can be built; where it cannot, it is said."""
+    states, matrix, bias = (torch.randn(shape, device=device, dtype=dtype) for shape in ((40, 64), (256, 64), (256,)))
+    try:
+        if _is_near(kernels().gelu_gated_product(states, matrix, bias), kernels().gelu_gate(F.linear(states, matrix, bias))):
+            return True
+        failed = "it is not the product"
+    except Exception as error:  # As above.
+        failed = (str(error).splitlines() or [type(error).__name__])[0]
+    warnings.warn(f"Triton cannot build the gated product here, so that models compute a little slower: {failed}", UserNote, stacklevel=2)
+    return False
+
+
+def _is_near(found: Tensor, wanted: Tensor) -> bool:
+    return bool((found - wanted).norm() < 0.01 * wanted.norm())
 
 
 @contextmanager
@@ -294,7 +318,8 @@ class _FusedGEGLU(GEGLU):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         proj, ops = self.proj, kernels()
         result: Tensor
-        if not torch.is_grad_enabled() and ops.multiplies_gated(hidden_states, proj.weight, proj.bias):
+        multiplies = not torch.is_grad_enabled() and ops.multiplies_gated(hidden_states, proj.weight, proj.bias)
+        if multiplies and _builds_gated_product(hidden_states.device, hidden_states.dtype):
             result = ops.gelu_gated_product(hidden_states, proj.weight, proj.bias)
         else:
             result = ops.gelu_gate(proj(hidden_states))

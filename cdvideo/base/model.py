@@ -17,6 +17,7 @@ from cdvideo.base.catalog import BasePreset, preset_for
 from cdvideo.base.device import resolve_device, resolve_dtype
 from cdvideo.base.gpu_layers import fused_layers, has_kernels
 from cdvideo.base.loading import Components, fingerprint, load_components
+from cdvideo.base.recorded import Recorded
 from cdvideo.base.text import ConceptEmbedding, eos_features, token_ids, tokenizer_with
 from cdvideo.concept import KEY_VALUE_SUFFIXES, Concept
 from cdvideo.errors import UserError, UserNote
@@ -86,14 +87,14 @@ class Base:
         """Pictures (N, H, W, 3) uint8 on the CPU from latents (N, C, h, w). Raises UserError as `decoded` does."""
         return torch.cat(list(self.decoded(latents)))
 
-    def decoded(self, latents: Tensor, decode: Callable[[Tensor], Tensor] | None = None) -> Iterator[Tensor]:
+    def decoded(self, latents: Tensor, recorded: Recorded | None = None) -> Iterator[Tensor]:
         """Pictures (n, H, W, 3) uint8 on the CPU from latents (N, C, h, w): a few at a time, each few decoded when they are asked for.
 
-        `decode` stands for `decode_some`, which may be recorded.
+        `recorded` is `decode_some`, whose recordings are let go of where memory runs out.
         In fp16 or bf16 the autoencoder may overflow or draw black: such pictures are decoded once more in fp32, which is said. Raises
         UserError where they still hold values that are not numbers. Where memory runs out for some at once, they are decoded one by one.
         """
-        decode = decode or self.decode_some
+        decode: Callable[[Tensor], Tensor] = recorded or self.decode_some
         again, start, chunk = False, 0, DECODED_AT_ONCE
         while start < len(latents):
             part = latents[start : start + chunk]
@@ -104,6 +105,10 @@ class Base:
                     decoded, again = self._decode_in_fp32(part), True
                     is_broken, _ = _faults(decoded)
             except torch.OutOfMemoryError:
+                if recorded and decode is recorded:
+                    recorded.recordings.forget()
+                    decode = self.decode_some
+                    continue
                 if chunk == 1:
                     raise UserError(
                         f"there is not enough memory on {self.device} to decode one picture", remedy="give a smaller --size"

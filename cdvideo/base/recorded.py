@@ -18,20 +18,21 @@ from cdvideo.errors import UserNote
 
 _Shapes = tuple[tuple[torch.Size, torch.dtype], ...]
 BESIDE = -1
-"""The priority of streams that work beside another one: such are none of those that PyTorch gives for anything else, with which they would
-share what matrix products have for working memory."""
+"""The priority of streams that work beside another one. PyTorch takes them from a ring of their own: they are none of those of usual
+priority, with which they would share what matrix products have for working memory."""
 
 MOST_RECORDED = 8
 """Of one function, for inputs of so many shapes."""
 
 
 class Recordings:
-    """The recordings of several functions, which share memory: only one at a time is replayed."""
+    """The recordings of several functions on a device, which share memory: only one at a time is replayed."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._functions: list[Recorded] = []
         self._places: dict[nn.Module, list[int]] = {}
-        self._pool: Any = None
+        self._shared: tuple[Any, torch.cuda.Stream] | None = None
 
     def of(self, function: Callable[..., Tensor], model: Any) -> Recorded:
         recorded = Recorded(function, model, self)
@@ -47,18 +48,20 @@ class Recordings:
 
     def forget(self) -> None:
         """Lets go of what was recorded, and of its memory."""
-        if self._pool is not None:
-            torch.cuda.synchronize()
+        if self._shared is not None:
+            torch.cuda.synchronize(self.device)
         for recorded in self._functions:
             recorded.clear()
         # PyTorch takes a pool for recordings only as long as there are some.
-        if self._pool is not None:
-            self._pool = None
+        if self._shared is not None:
+            self._shared = None
             torch.cuda.empty_cache()
 
-    def pool(self) -> Any:
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
-        return self._pool
+    def shared(self) -> tuple[Any, torch.cuda.Stream]:
+        """The pool of memory of all recordings, and the stream in which they are recorded: PyTorch keeps memory apart by streams."""
+        if self._shared is None:
+            self._shared = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self.device, priority=BESIDE)
+        return self._shared
 
 
 class Recorded:
@@ -96,21 +99,21 @@ class Recorded:
     def _record(self, shapes: _Shapes, inputs: tuple[Tensor, ...]) -> bool:
         if len(self._graphs) == MOST_RECORDED:
             self.recordings.forget()
-        device = inputs[0].device
+        pool, stream = self.recordings.shared()
         taken, graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
         try:
             # The outer stream is the one of before: a recording that fails may leave its own current.
             with (
-                torch.cuda.stream(torch.cuda.current_stream(device)),
-                torch.cuda.graph(
-                    graph, pool=self.recordings.pool(), stream=torch.cuda.Stream(device, priority=BESIDE), capture_error_mode="thread_local"
-                ),
+                torch.cuda.stream(torch.cuda.current_stream(self.recordings.device)),
+                torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
             ):
                 result = self.compute(*taken)
         except RuntimeError as error:
             # No more is kept of it: the error holds what was recorded so far, with its memory.
-            failed = (str(error).splitlines() or [type(error).__name__])[0]
+            is_short = isinstance(error, torch.OutOfMemoryError)
+            failed = "there is not enough memory for it" if is_short else (str(error).splitlines() or [type(error).__name__])[0]
         else:
+            self._computed.add(shapes)
             self._graphs[shapes] = graph, taken, result
             return True
         del graph

@@ -52,7 +52,7 @@ def tokenizer_with(tokenizer: Any, tokens: tuple[str, ...]) -> Any:
 
 
 def copy_of(tokenizer: Any) -> Any:
-    """A copy that can be added to, or used in another thread. Its merges, of which there are many and which nothing changes, are shared."""
+    """A copy that can be added to, or used in another thread. What is long, such as its merges, nothing changes: it is shared."""
     many = [value for value in vars(tokenizer).values() if isinstance(value, (list, dict)) and len(value) > 1000]
     return copy.deepcopy(tokenizer, {id(value): value for value in many})
 

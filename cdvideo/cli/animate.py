@@ -61,7 +61,7 @@ from cdvideo.cli.options import check_replay, choose_concepts, offline_option, s
     type=click.Choice(["exact", "fast", "draft"]),
     default="exact",
     show_default=True,
-    help="fast: the UNet computes at 11 of 25 steps, between which its noise is drawn on, and --dtype fast. draft: the same in 12 steps.",
+    help="fast: the UNet computes at 11 of 25 steps, between which its noise is drawn on, and --dtype fast. draft: 7 of 12.",
 )
 @click.option(
     "--interpolate",

@@ -18,7 +18,7 @@ Of states there may be twice as many rows as of latents, which then are those of
 """
 
 OnStep = Callable[[int, int], None]
-"""(done, total), after each step."""
+"""(done, total), when each step has ended; on a GPU not before the next one lies ready for it."""
 
 OnPrediction = Callable[[int, int, Tensor], None]
 """(done, total, latents), after each step: the finished latents as the step predicts them."""
@@ -82,7 +82,7 @@ def denoise(
 
 
 class _Telling:
-    """Calls `on_step` when steps are finished. A GPU is not waited for before the next step lies ready for it."""
+    """Calls `on_step` when steps have ended. A GPU is waited for, but not before the next step lies ready for it."""
 
     def __init__(self, on_step: OnStep | None, total: int, device: torch.device) -> None:
         self.on_step, self.total, self.device = on_step, total, device
@@ -92,7 +92,7 @@ class _Telling:
         """The device has been given the work of that step, counted from 1."""
         if self.device.type != "cuda":
             self._tell(step)
-        elif self.on_step:
+        else:
             before, self._end = self._end, torch.cuda.Event()
             self._end.record(torch.cuda.current_stream(self.device))
             if before:

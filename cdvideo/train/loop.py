@@ -215,7 +215,7 @@ def train(
         try:
             if records_graphs(base.device, gradient_checkpointing) and first < steps:
                 # Before batches are made ahead, which is done in another thread.
-                recordings = Recordings()
+                recordings = Recordings(base.device)
                 until_end.callback(recordings.forget)
                 encode = recordings.of(posteriors, base)
                 # Twice, since encoding is recorded at its second time, which no other thread may disturb either.
@@ -223,7 +223,7 @@ def train(
                     like = pass_inputs(base, draw(first * accumulate), scheduler, encode)
                 are_graphs = until_end.enter_context(as_graphs(forward, like))
             drawn = until_end.enter_context(closing(made_ahead(draw, range(first * accumulate, steps * accumulate))))
-            coming = inputs_ahead(drawn, lambda batch: pass_inputs(base, batch, scheduler, encode), base.device)
+            coming = inputs_ahead(drawn, lambda batch: pass_inputs(base, batch, scheduler, encode), base.device, beside=are_graphs)
             if are_graphs:
                 for value in tuning.parameters:
                     value.grad = torch.zeros_like(value)

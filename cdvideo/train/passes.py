@@ -66,10 +66,13 @@ def pass_inputs(base: Base, batch: Batch, scheduler: Any, encode: Encode) -> tup
 
 
 def inputs_ahead(
-    batches: Iterable[Batch], prepare: Callable[[Batch], tuple[Tensor, ...]], device: torch.device
+    batches: Iterable[Batch], prepare: Callable[[Batch], tuple[Tensor, ...]], device: torch.device, *, beside: bool
 ) -> Iterator[tuple[Batch, tuple[Tensor, ...]]]:
-    """Each batch and its inputs. On a CUDA device those of the next one are made beside this one's pass, whose kernels leave room there."""
-    if device.type != "cuda":
+    """Each batch and its inputs; with `beside` those of the next one are made beside this one's pass, whose kernels leave room on a GPU.
+
+    That takes memory of its own, where else a pass and its inputs use the same in turn.
+    """
+    if not beside or device.type != "cuda":
         for batch in batches:
             yield batch, prepare(batch)
         return

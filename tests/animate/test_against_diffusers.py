@@ -132,7 +132,7 @@ def test_other_sizes_than_the_bases_own(pocket, pocket_motion):
 def test_black_clips_are_refused_and_black_frames_said(pocket, pocket_motion, monkeypatch):
     settings = {"prompt": "a bear", "num_frames": 2, "num_inference_steps": 1, "size": (64, 64)}
     frames = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
-    monkeypatch.setattr(pocket, "decoded", lambda latents, decode: [frames])
+    monkeypatch.setattr(pocket, "decoded", lambda latents, recorded: [frames])
     with Studio(pocket, [], pocket_motion) as studio:
         with pytest.raises(UserError, match="all frames are black"):
             studio.clip(**settings)

@@ -19,7 +19,7 @@ PROMPTS = {0: "a bear on the beach", 4: "a fox in the snow", 5: "a cat"}
 def latents_of(studio, monkeypatch, **settings):
     found = []
     decoded = studio.base.decoded
-    monkeypatch.setattr(studio.base, "decoded", lambda latents, decode=None: found.append(latents) or decoded(latents, decode))
+    monkeypatch.setattr(studio.base, "decoded", lambda latents, recorded: found.append(latents) or decoded(latents, recorded))
     studio.clip(**settings)
     return found[0]
 

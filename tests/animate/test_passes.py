@@ -18,7 +18,7 @@ def passes(monkeypatch):
     """Of a UNet that says it is on a GPU; `forgotten` counts how often recordings were let go of."""
     unet = nn.Linear(2, 2)
     unet.device = SimpleNamespace(type="cuda")
-    made = UNetPasses(unet, Recordings())
+    made = UNetPasses(unet, Recordings(torch.device("cpu")))
     made.forgotten = 0
 
     def forget():
@@ -58,6 +58,6 @@ def test_where_weights_have_moved_recordings_are_let_go_of(passes):
 
 
 def test_on_a_cpu_nothing_is_kept():
-    passes, words = UNetPasses(SimpleNamespace(device=torch.device("cpu")), Recordings()), text(1.0, 2, 77, 8)
+    passes, words = UNetPasses(SimpleNamespace(device=torch.device("cpu")), Recordings(torch.device("cpu"))), text(1.0, 2, 77, 8)
     passes.read(words)
     assert not passes._sources

@@ -13,6 +13,7 @@ from cdvideo.animate.sparing import SparingPredictor
 from cdvideo.base.recorded import Recordings
 from cdvideo.errors import UserError, UserNote
 
+CPU = torch.device("cpu")
 FEW = dict(num_frames=4, size=(64, 64), num_inference_steps=4, guidance_scale=7.5, seed=3)
 
 
@@ -56,6 +57,21 @@ def test_pictures_are_decoded_one_by_one(pocket, monkeypatch):
     assert got.shape == wanted.shape and (got.int() - wanted.int()).abs().max() <= 1
 
 
+def test_recordings_are_let_go_of_before_pictures_are_decoded_one_by_one(pocket, monkeypatch, recwarn):
+    latents, recordings = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0)), Recordings(pocket.device)
+    calls = []
+
+    def decode(base, part):
+        calls.append(len(part))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return base.decode_some(part)
+
+    monkeypatch.setattr(recordings, "forget", lambda: calls.append("forgotten"))
+    got = torch.cat(list(pocket.decoded(latents, recordings.of(decode, pocket))))
+    assert calls == [2, 2, "forgotten"] and torch.equal(got, pocket.decode(latents)) and not recwarn.list
+
+
 def test_parts_that_are_not_needed_wait_on_the_cpu_and_come_back(pocket, monkeypatch):
     vae, text_encoder, unet = (nn.Linear(1, 1, device="meta").requires_grad_(False) for _ in range(3))
     base = SimpleNamespace(device=torch.device("meta"), vae=vae, text_encoder=text_encoder, unet=unet)
@@ -69,7 +85,10 @@ def test_parts_that_are_not_needed_wait_on_the_cpu_and_come_back(pocket, monkeyp
         return latents
 
     monkeypatch.setattr(passes, "noise_of", predict)
-    with SparingPredictor(base, UNetPasses(pocket.unet, Recordings())) as sparing, pytest.warns(UserNote, match="wait on the CPU"):
+    with (
+        SparingPredictor(base, UNetPasses(pocket.unet, Recordings(CPU))) as sparing,
+        pytest.warns(UserNote, match="wait on the CPU"),
+    ):
         sparing(torch.zeros(1, 4, 8, 8), torch.tensor(1), torch.zeros(1, 1, 1))
         assert moved == [torch.device("cpu")] * 2
     assert moved[2:] == [torch.device("meta")] * 2
@@ -81,7 +100,7 @@ def test_where_nothing_is_left_to_spare_the_error_says_what_to_do(pocket, monkey
 
     monkeypatch.setattr(passes, "noise_of", predict)
     with (
-        SparingPredictor(pocket, UNetPasses(pocket.unet, Recordings())) as sparing,
+        SparingPredictor(pocket, UNetPasses(pocket.unet, Recordings(CPU))) as sparing,
         pytest.warns(UserNote),
         pytest.raises(UserError) as caught,
     ):

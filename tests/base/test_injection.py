@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 
 from cdvideo.base import initializer_id, key_value_names
 from cdvideo.base.single_file import shipped_tokenizer
-from cdvideo.base.text import eos_positions, single_token_id, tokenizer_with
+from cdvideo.base.text import copy_of, eos_positions, single_token_id, tokenizer_with
 from cdvideo.concept import Concept, ConceptHeader
 from cdvideo.errors import UserError
 
@@ -148,6 +148,16 @@ def test_tokens_have_to_be_new_and_class_words_whole(pocket):
     with pytest.raises(UserError, match="as one word"):
         single_token_id(pocket.tokenizer, "rhinoceros")
     assert single_token_id(tokenizer_with(pocket.tokenizer, ("<my-bear>",)), "<my-bear>") == len(pocket.tokenizer)
+
+
+def test_a_tokenizers_copy_is_added_to_and_the_original_is_not():
+    """Of Stable Diffusion's, whose many merges both share."""
+    tokenizer, prompt = shipped_tokenizer(), "a photo of a <my-bear> thing"
+    before = tokenizer(prompt).input_ids, len(tokenizer)
+    extended = tokenizer_with(tokenizer, ("<my-bear>",))
+    assert (tokenizer(prompt).input_ids, len(tokenizer)) == before and len(extended) == before[1] + 1
+    assert before[1] in extended(prompt).input_ids
+    assert vars(copy_of(tokenizer))["_merges"] is vars(tokenizer)["_merges"]
 
 
 def test_a_token_that_is_a_word_is_not_read_inside_others(pocket):

@@ -25,7 +25,7 @@ def test_elsewhere_it_computes_at_every_call():
         calls.append(len(states))
         return unet(states)
 
-    recorded = Recordings().of(count, nn.Identity())
+    recorded = Recordings(torch.device("cpu")).of(count, nn.Identity())
     for _ in range(3):
         assert torch.equal(recorded(torch.ones(2)), torch.ones(2))
     assert calls == [2, 2, 2]
@@ -34,7 +34,7 @@ def test_elsewhere_it_computes_at_every_call():
 @on_gpu
 def test_replays_take_the_inputs_of_now_and_leave_earlier_results_alone():
     model = nn.Linear(8, 8, device="cuda").requires_grad_(False)
-    recorded, two = Recordings().of(scaled, model), torch.tensor(2.0, device="cuda")
+    recorded, two = Recordings(torch.device("cuda")).of(scaled, model), torch.tensor(2.0, device="cuda")
     # Both shapes are recorded, in memory that they share.
     inputs = [torch.randn(n, 8, device="cuda") for n in (4, 4, 2, 2, 4, 2, 4)]
     found = [recorded(states, two) for states in inputs]
@@ -57,7 +57,7 @@ def test_clips_of_one_studio_share_recordings_and_differ_in_nothing_else(pocket,
         assert studio._passes[studio._motion_unet].noise._graphs and studio._decode._graphs
     for prompt, frames in zip(prompts, found, strict=True):
         with Studio(on_gpu, [], pocket_motion) as studio:
-            studio._passes[studio._motion_unet] = UNetPasses(studio._motion_unet, Recordings())
+            studio._passes[studio._motion_unet] = UNetPasses(studio._motion_unet, Recordings(torch.device("cuda")))
             studio._passes[studio._motion_unet].noise._records = studio._decode._records = False
             assert np.abs(studio.clip(prompt, **settings).frames.astype(int) - frames).max() <= 1
 
@@ -67,7 +67,7 @@ def test_what_cannot_be_recorded_is_said_and_computed_as_ever():
     def waits(unet, states):
         return states * float(states.sum())
 
-    recorded, states = Recordings().of(waits, nn.Identity()), torch.ones(3, device="cuda")
+    recorded, states = Recordings(torch.device("cuda")).of(waits, nn.Identity()), torch.ones(3, device="cuda")
     with pytest.warns(UserNote, match="cannot be recorded as CUDA graphs") as said:
         found = [recorded(states) for _ in range(5)]
     assert len(said) == 1 and all(torch.equal(one, states * 3) for one in found)

@@ -2,11 +2,23 @@
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from cdvideo.animate import Studio
 from cdvideo.animate.passes import noise_of
+from cdvideo.base import gpu_layers
+from cdvideo.base.gpu_layers import fused_layers
 from cdvideo.base.shared_halves import computed_once
 from cdvideo.sampling import seeded_noise
+
+
+@pytest.fixture
+def with_kernels(monkeypatch):
+    """Triton's interpreter: what is shared is the same on every device."""
+    if torch.cuda.is_available():
+        pytest.skip("kernels are built there, and not interpreted")
+    pytest.importorskip("triton")
+    monkeypatch.setattr(gpu_layers, "has_kernels", lambda device: True)
 
 
 @pytest.fixture
@@ -31,6 +43,22 @@ def test_a_clips_halves_are_those_of_the_whole_batch(pocket, pocket_motion, stat
         with computed_once(studio._motion_unet, 2):
             both = noise_of(studio._motion_unet, latents, timestep, states)
     assert torch.allclose(both, whole, atol=1e-5) and not torch.allclose(both[0], both[1], atol=1e-2)
+
+
+def test_fused_layers_are_shared_too(with_kernels):
+    """As a GPU computes them, layers have classes of their own."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=4, block_out_channels=(16, 16), norm_num_groups=4, cross_attention_dim=12, attention_head_dim=2, layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).requires_grad_(False).eval()  # fmt: skip
+    latents, states, seen = torch.randn(1, 4, 4, 4), torch.randn(2, 5, 12), []
+    with torch.no_grad():
+        whole = noise_of(unet, latents, torch.tensor(500), states)
+        unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q.register_forward_hook(lambda *of: seen.append(len(of[-1])))
+        with fused_layers(unet), computed_once(unet, 2):
+            both = noise_of(unet, latents, torch.tensor(500), states)
+    assert seen == [1] and torch.allclose(both, whole, atol=1e-4) and not torch.allclose(both[0], both[1], atol=1e-3)
 
 
 def test_layers_before_the_text_see_half_the_rows_and_are_left_as_they_were(pocket, states):

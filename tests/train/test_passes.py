@@ -5,7 +5,7 @@ import torch
 
 from cdvideo.errors import UserError, UserNote
 from cdvideo.train import loop
-from cdvideo.train.passes import Pass, as_graphs
+from cdvideo.train.passes import Pass, as_graphs, inputs_ahead
 from tests.train.trainings import relative_difference, run
 
 
@@ -87,3 +87,29 @@ def test_memory_that_runs_out_is_one_message(small, pictures, tmp_path, monkeypa
     with pytest.raises(UserError, match="not enough memory on cpu") as caught:
         run(small, pictures, tmp_path / "a.safetensors")
     assert "CUDA out of memory" in caught.value.cause and "--gradient-checkpointing" in caught.value.remedy
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="streams are a CUDA device's")
+def test_inputs_made_beside_a_pass_are_those_made_before_it():
+    """Each is a product that takes a while, of numbers that are copied there; the pass of before takes a while, too."""
+    batches = [torch.full((2048, 2048), float(number)).pin_memory() for number in range(5)]
+    device, busy = torch.device("cuda"), torch.ones(4096, 4096, device="cuda")
+
+    def prepare(batch):
+        on_device = batch.to(device, non_blocking=True)
+        return (on_device @ torch.eye(2048, device=device), on_device.sum())
+
+    found = []
+    for batch, (product, total) in inputs_ahead(iter(batches), prepare, device, beside=True):
+        for _ in range(5):
+            busy = busy @ torch.eye(4096, device=device)
+        found.append((batch, product.clone(), total.clone()))
+    assert [batch is own for (batch, _, _), own in zip(found, batches, strict=True)] == [True] * 5
+    for number, (_, product, total) in enumerate(found):
+        assert bool((product == number).all()) and total.item() == number * 2048**2
+
+
+def test_elsewhere_each_is_made_when_it_is_asked_for():
+    made = []
+    coming = inputs_ahead(iter("ab"), lambda batch: made.append(batch) or (), torch.device("cpu"), beside=True)
+    assert next(coming) == ("a", ()) and made == ["a"] and [*coming] == [("b", ())]

@@ -98,9 +98,6 @@ class Studio:
 
     def close(self) -> None:
         self._recordings.forget()
-        # It knows the models whose weights its recordings read.
-        self._recordings = Recordings(self.base.device)
-        self._decode = self._recordings.of(Base.decode_some, self.base)
         self._passes = {}
         self._motion_unet = None
         self._take_out()

@@ -10,6 +10,7 @@ import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -30,21 +31,21 @@ class Recordings:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._functions: list[Recorded] = []
+        self._functions: WeakSet[Recorded] = WeakSet()
         self._places: dict[nn.Module, list[int]] = {}
         self._shared: tuple[Any, torch.cuda.Stream] | None = None
 
     def of(self, function: Callable[..., Tensor], model: Any) -> Recorded:
         recorded = Recorded(function, model, self)
-        self._functions.append(recorded)
+        self._functions.add(recorded)
         return recorded
 
     def follow(self, model: nn.Module) -> None:
         """Lets go of all where the model's weights, which recordings read, are no longer where they were when this was last called."""
         places = [value.data_ptr() for value in model.parameters()]
-        if self._places.setdefault(model, places) != places:
-            self._places[model] = places
+        if self._places.get(model, places) != places:
             self.forget()
+        self._places[model] = places
 
     def forget(self) -> None:
         """Lets go of what was recorded, and of its memory."""
@@ -52,6 +53,7 @@ class Recordings:
             torch.cuda.synchronize(self.device)
         for recorded in self._functions:
             recorded.clear()
+        self._places.clear()
         # PyTorch takes a pool for recordings only as long as there are some.
         if self._shared is not None:
             self._shared = None

@@ -1,5 +1,8 @@
 """Passes that are recorded as CUDA graphs: replays are the same bits, and where nothing can be recorded nothing is lost."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +32,15 @@ def test_elsewhere_it_computes_at_every_call():
     for _ in range(3):
         assert torch.equal(recorded(torch.ones(2)), torch.ones(2))
     assert calls == [2, 2, 2]
+
+
+def test_a_closed_studio_holds_no_unet(pocket, pocket_motion):
+    studio = Studio(pocket, [], pocket_motion)
+    studio.clip("a bear", num_frames=2, size=(64, 64), num_inference_steps=1)
+    motion_unet = weakref.ref(studio._motion_unet)
+    studio.close()
+    gc.collect()
+    assert motion_unet() is None
 
 
 @on_gpu

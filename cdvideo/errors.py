@@ -33,3 +33,8 @@ class Interrupted(UserError):
 
 class UserNote(UserWarning):
     """Something that the user should know, while the work goes on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

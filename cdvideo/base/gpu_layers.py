@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from cdvideo.base.attention import attended_at_once, attending_by
-from cdvideo.errors import UserNote
+from cdvideo.errors import UserNote, first_line
 
 FED_AT_ONCE = 65536
 """Rows that a feed-forward, which is eight times as wide within, is computed of at once."""
@@ -47,14 +47,19 @@ def has_kernels(device: torch.device) -> bool:
     """Whether the kernels can be built for this device; where an NVIDIA GPU of their kind cannot, it is said."""
     if device.type != "cuda" or not torch.version.cuda or torch.cuda.get_device_capability(device) < (8, 0):
         return False
+    return _is_built(lambda: _agrees(device), "Triton cannot build kernels here, so that models compute slower")
+
+
+def _is_built(agrees: Callable[[], bool], otherwise: str) -> bool:
+    """Whether kernels can be built and agree with PyTorch; else `otherwise` is said, and why."""
     try:
-        if _agrees(device):
+        if agrees():
             return True
-        failed = "its norms are not PyTorch's"
+        failed = "its results are not PyTorch's"
     # Triton is not there, or it finds no C compiler, no driver, or not its own compiler's parts: it has a class for each.
     except Exception as error:
-        failed = (str(error).splitlines() or [type(error).__name__])[0]
-    warnings.warn(f"Triton cannot build kernels here, so that models compute slower: {failed}", UserNote, stacklevel=2)
+        failed = first_line(error)
+    warnings.warn(f"{otherwise}: {failed}", UserNote, stacklevel=3)
     return False
 
 
@@ -73,15 +78,13 @@ def _agrees(device: torch.device) -> bool:
 @functools.cache
 def _builds_gated_product(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether that kernel, which asks more of a GPU and of Triton than the others, can be built; where it cannot, it is said."""
-    states, matrix, bias = (torch.randn(shape, device=device, dtype=dtype) for shape in ((40, 64), (256, 64), (256,)))
-    try:
-        if _is_near(kernels().gelu_gated_product(states, matrix, bias), kernels().gelu_gate(F.linear(states, matrix, bias))):
-            return True
-        failed = "it is not the product"
-    except Exception as error:  # As above.
-        failed = (str(error).splitlines() or [type(error).__name__])[0]
-    warnings.warn(f"Triton cannot build the gated product here, so that models compute a little slower: {failed}", UserNote, stacklevel=2)
-    return False
+
+    def agrees() -> bool:
+        states, matrix, bias = (torch.randn(shape, device=device, dtype=dtype) for shape in ((40, 64), (256, 64), (256,)))
+        apart = kernels().gelu_gate(F.linear(states, matrix, bias))
+        return _is_near(kernels().gelu_gated_product(states, matrix, bias), apart)
+
+    return _is_built(agrees, "Triton cannot build the gated product here, so that models compute a little slower")
 
 
 def _is_near(found: Tensor, wanted: Tensor) -> bool:

@@ -15,7 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from cdvideo.errors import UserNote
+from cdvideo.errors import UserNote, first_line
 
 _Shapes = tuple[tuple[torch.Size, torch.dtype], ...]
 BESIDE = -1
@@ -113,7 +113,7 @@ class Recorded:
         except RuntimeError as error:
             # No more is kept of it: the error holds what was recorded so far, with its memory.
             is_short = isinstance(error, torch.OutOfMemoryError)
-            failed = "there is not enough memory for it" if is_short else (str(error).splitlines() or [type(error).__name__])[0]
+            failed = "there is not enough memory for it" if is_short else first_line(error)
         else:
             self._computed.add(shapes)
             self._graphs[shapes] = graph, taken, result

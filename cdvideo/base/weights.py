@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, first_line
 
 State = dict[str, Tensor]
 Module = TypeVar("Module", bound=nn.Module)
@@ -76,14 +76,14 @@ def _read_pickle(path: Path) -> State:
         )
         raise UserError(
             f"{path} holds more than weights and is not opened",
-            cause=f"a pickle can run any program when it is read ({_first_line(error)})",
+            cause=f"a pickle can run any program when it is read ({first_line(error)[:200]})",
             remedy=f"if you trust where it came from, convert it once:\n"
             f'         python -c "{convert}" {shlex.quote(source)} {shlex.quote(target)}',
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise UserError(
             f"{path} is a damaged checkpoint",
-            cause=f"{_first_line(error)}; most often it was cut short",
+            cause=f"{first_line(error)[:200]}; most often it was cut short",
             remedy="download or copy it again",
         ) from error
     while isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
@@ -98,11 +98,6 @@ def _unpickled(path: Path) -> Any:
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=_head(path)[:2] == b"PK")
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def read_json(path: Path) -> dict[str, Any]:

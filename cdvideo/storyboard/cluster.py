@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from cdvideo import base
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, first_line
 from cdvideo.files import replace_files
 from cdvideo.storyboard.local import LocalExecutor
 from cdvideo.storyboard.makings import concept_files
@@ -140,7 +140,7 @@ class RayExecutor:
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             where = f"at {address}" if address else "on this machine"
             remedy = "start one: ray start --head, or leave --ray-address out" if address else "leave --executor out"
-            raise UserError(f"there is no Ray cluster {where}", cause=_first_line(error), remedy=remedy) from error
+            raise UserError(f"there is no Ray cluster {where}", cause=first_line(error), remedy=remedy) from error
         self._begun = True
 
     def usual_workers(self, base_name: str, device: str) -> int:
@@ -167,7 +167,7 @@ class RayExecutor:
             try:
                 heard += [(hand, message) for message in self.ray.get(reference)]
             except self.ray.exceptions.RayActorError as error:
-                heard.append((hand, Lost(cause=_first_line(error))))
+                heard.append((hand, Lost(cause=first_line(error))))
             else:
                 hand.next = hand.actor.heard.remote()
         return heard
@@ -197,7 +197,3 @@ def _check_reachable(address: str) -> None:
     except (OSError, OverflowError) as error:
         remedy = "look at what `ray status` says there, or leave --ray-address out"
         raise UserError(f"there is no Ray cluster at {address}", cause=str(error), remedy=remedy) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from cdvideo.base import Base
 from cdvideo.base.recorded import BESIDE
-from cdvideo.errors import UserNote
+from cdvideo.errors import UserNote, first_line
 from cdvideo.train.batches import Batch, Encode
 from cdvideo.train.losses import masked_noise_loss
 from cdvideo.train.preservation import Preservation
@@ -200,7 +200,7 @@ def as_graphs(forward: nn.Module, inputs: Sequence[Tensor]) -> Iterator[bool]:
             )
     except RuntimeError as error:
         # No more is kept of it: the error holds what was recorded so far, with its memory.
-        failed = (str(error).splitlines() or [type(error).__name__])[0]
+        failed = first_line(error)
     if failed is not None:
         _forget(forward)
         if device.type == "cuda":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ from cdvideo.base.lora import ImageLoraInjection, WeightedImageLora, describe_lo
 from cdvideo.base.recorded import Recordings
 from cdvideo.concept import Concept, distinct_names
 from cdvideo.errors import UserError, UserNote
-from cdvideo.evaluate.movement import black_frames, describe_movement
+from cdvideo.evaluate.movement import Movement, black_frames
 from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
 from cdvideo.sampling import WINDOW, OnPrediction, OnStep
 from cdvideo.video import Clip
@@ -188,8 +188,8 @@ class Studio:
                 on_prediction=on_prediction,
             )
         self._recordings.follow(self.base.vae)
-        decoded = self.base.decoded(rearrange(latents, "1 c f h w -> f c h w"), self._decode)
-        frames = gathered(frame for some in decoded for frame in some.numpy())
+        movement = Movement()
+        frames = gathered(_seen(self.base.decoded(rearrange(latents, "1 c f h w -> f c h w"), self._decode), movement))
         _check_black(frames)
         over_time = {
             "prompts": _written(course) if len(course) > 1 else None,
@@ -206,7 +206,7 @@ class Studio:
         first = next(iter(course.values()))
         means = {"init": start.described() if start else None, "freeinit": freeinit, "speed": dataclasses.asdict(chosen)}
         record = {"kind": "clip", "prompt": first, **over_time, **settings, **means, **length, **motion, **self._origin()}
-        record["seen"] = describe_movement(frames)
+        record["seen"] = movement.described()
         return Clip(frames=frames, fps=fps, record=record)
 
     def still(
@@ -364,6 +364,14 @@ def _merged(base: Base, concepts: Sequence[LocalConcept]) -> Concept:
     if any(strength != 1 for _, strength in concepts):
         raise UserError("merged concepts have no strengths of their own", remedy="leave the strengths out, or join them by local")
     return merge(base, [concept for concept, _ in concepts]).concept
+
+
+def _seen(decoded: Iterable[Tensor], movement: Movement) -> Iterator[NDArray[np.uint8]]:
+    """Frame by frame of pictures that come a few at a time, each of them shown to `movement`."""
+    for some in decoded:
+        for frame in some.numpy():
+            movement.add(frame)
+            yield frame
 
 
 def _check_black(frames: NDArray[np.uint8]) -> None:

@@ -5,7 +5,8 @@ Shapes: `F` frames, `H W` height and width in pixels. Brightness is Rec. 709 lum
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterable
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ def motion_amount(frames: Frames) -> float:
 
     VBench's temporal flickering (Huang et al. 2024, section 3.1) is (255 - this) / 255 of clips that should stand still.
     """
-    return _motion_and_flicker(frames)[0]
+    return Movement().of(frames).amount
 
 
 def flicker(frames: Frames) -> float:
@@ -30,7 +31,7 @@ def flicker(frames: Frames) -> float:
     The mean over pixels and frames of |b - (a + c) / 2| where the frame b lies outside its neighbours a and c, and 0 where it lies between
     them, which is what steady movement and fading look like.
     """
-    return _motion_and_flicker(frames)[1]
+    return Movement().of(frames).flicker
 
 
 def black_frames(frames: Frames) -> list[int]:
@@ -38,28 +39,41 @@ def black_frames(frames: Frames) -> list[int]:
     return [number for number, frame in enumerate(frames) if int(frame.max()) <= BLACK]
 
 
-def describe_movement(frames: Frames) -> dict[str, float]:
-    """What a record says of a clip's frames, in levels of 255."""
-    motion, jumps = _motion_and_flicker(frames)
-    return {"motion": round(motion, 3), "flicker": round(jumps, 3)}
+class Movement:
+    """`motion_amount` and `flicker` of frames (H, W, 3) that come one by one."""
 
+    def __init__(self) -> None:
+        self._changes: list[float] = []
+        self._jumps: list[float] = []
+        self._before: NDArray[np.float32] | None = None
+        self._last_change: NDArray[np.float32] | None = None
 
-def _motion_and_flicker(frames: Frames) -> tuple[float, float]:
-    changes: list[float] = []
-    jumps: list[float] = []
-    last_change: NDArray[np.float32] | None = None
-    for before, after in pairwise(map(_luma, frames)):
-        change = after - before
-        changes.append(float(np.abs(change).mean()))
-        if last_change is not None:
-            # Outside is where one change undoes some of the other; there b - (a + c) / 2 is half of what lies between them.
-            jump = np.abs(last_change - change)
-            jump *= last_change * change < 0
-            jumps.append(float(jump.mean()) / 2)
-        last_change = change
-    return float(np.mean(changes or [0])), float(np.mean(jumps or [0]))
+    def of(self, frames: Iterable[Frames]) -> Self:
+        for frame in frames:
+            self.add(frame)
+        return self
 
+    def add(self, frame: Frames) -> None:
+        luma: NDArray[np.float32] = frame.astype(np.float32) @ _LUMA
+        if self._before is not None:
+            change = luma - self._before
+            self._changes.append(float(np.abs(change).mean()))
+            if self._last_change is not None:
+                # Outside is where one change undoes some of the other; there b - (a + c) / 2 is half of what lies between them.
+                jump = np.abs(self._last_change - change)
+                jump *= self._last_change * change < 0
+                self._jumps.append(float(jump.mean()) / 2)
+            self._last_change = change
+        self._before = luma
 
-def _luma(frame: Frames) -> NDArray[np.float32]:
-    luma: NDArray[np.float32] = frame.astype(np.float32) @ _LUMA
-    return luma
+    @property
+    def amount(self) -> float:
+        return float(np.mean(self._changes or [0]))
+
+    @property
+    def flicker(self) -> float:
+        return float(np.mean(self._jumps or [0]))
+
+    def described(self) -> dict[str, float]:
+        """What a record says of it, in levels of 255."""
+        return {"motion": round(self.amount, 3), "flicker": round(self.flicker, 3)}

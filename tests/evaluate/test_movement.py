@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdvideo.evaluate.movement import black_frames, describe_movement, flicker, motion_amount
+from cdvideo.evaluate.movement import Movement, black_frames, flicker, motion_amount
 
 
 def flat(*levels: int) -> np.ndarray:
@@ -24,7 +24,7 @@ def test_flicker_is_what_jumps_forth_and_back():
 
 
 def test_a_still_neither_moves_nor_flickers():
-    assert describe_movement(flat(7)) == {"motion": 0.0, "flicker": 0.0}
+    assert Movement().of(flat(7)).described() == {"motion": 0.0, "flicker": 0.0}
     assert flicker(flat(7, 9)) == 0
 
 

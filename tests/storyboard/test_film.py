@@ -266,7 +266,7 @@ def test_takes_of_a_speed_are_rendered_anew_when_it_gives_up_something_else(tmp_
 def test_what_stands_still_loses_to_what_moves(tmp_path, monkeypatch):
     monkeypatch.setattr(Shelf, "clip_model", None)
     amounts = iter([{"motion": 0.25, "flicker": 1.0}, {"motion": 6.0, "flicker": 2.0}])
-    monkeypatch.setattr(render_module, "describe_movement", lambda frames: next(amounts))
+    monkeypatch.setattr(render_module.Movement, "described", lambda self: next(amounts))
     (shot,) = film_of(tmp_path, HEAD + "shots:\n  - {prompt: a bear, takes: 2}\n")[0].shots
     assert [take.scores["score"] for take in shot.takes] == [-0.025, -0.02] and shot.kept.number == 2
 

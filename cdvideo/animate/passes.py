@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cdvideo.animate.text_states import TextKeyValues
+from cdvideo.base.gpu_layers import QuickConcatenation
 from cdvideo.base.recorded import Recordings
 from cdvideo.base.shared_halves import computed_once, for_each_half
 
@@ -54,7 +55,7 @@ def noise_of(unet: Any, latents: Tensor, timestep: Tensor, states: Tensor) -> Te
     # On a CPU a batch of another size is rounded otherwise, which guidance magnifies.
     times = len(states) // len(latents) if latents.device.type == "cuda" else 1
     latents = for_each_half(latents, len(states))
-    with computed_once(unet, times):
+    with computed_once(unet, times), QuickConcatenation():
         noise: Tensor = unet(latents.to(unet.dtype), timestep, encoder_hidden_states=states_by_row(latents, states)).sample
     return noise.float()
 

@@ -1,11 +1,11 @@
 """diffusers' attention layers, computed by a function of ours.
 
-Shapes: `B` rows, `H` heads, `N` queries, `M` keys, `D` width of a head.
+Shapes: `B` rows, `H` heads, `N` queries, `M` keys, `D` width of a head, `C` channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,32 @@ def is_plain_attention(attn: Any) -> bool:
     """Whether a layer is made of its four matrices alone, as those of Stable Diffusion 1.5 and AnimateDiff are."""
     others = (attn.spatial_norm, attn.group_norm, attn.norm_q, attn.norm_k, attn.norm_cross)
     return not any(others) and not attn.residual_connection and attn.rescale_output_factor == 1
+
+
+def queries_keys_values(attn: Any, states: Tensor) -> Sequence[Tensor]:
+    """Each (B, N, C) of what attends to itself: by one product where the matrices lie as `lay_together` lays them, and none trains."""
+    matrices = (attn.to_q, attn.to_k, attn.to_v)
+    if not all(type(one) is nn.Linear and one.bias is None and not one.weight.requires_grad for one in matrices):
+        return [one(states) for one in matrices]
+    first, *others = (one.weight for one in matrices)
+    lie_together = all(
+        other.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        and other.storage_offset() == first.storage_offset() + number * first.numel()
+        for number, other in enumerate(others, start=1)
+    )
+    if not lie_together:
+        return [one(states) for one in matrices]
+    joined = first.as_strided((3 * len(first), first.shape[1]), (first.shape[1], 1))
+    return F.linear(states, joined).chunk(3, dim=-1)
+
+
+def without_bias(attn: Any, states: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """What an attention layer makes of (B, N, C), and the bias (C,) that it lacks, where its caller has to add it."""
+    last = attn.to_out[0]
+    can_lack = isinstance(attn.processor, _PlainAttention) and type(last) is nn.Linear
+    if not can_lack or last.bias is None or last.bias.requires_grad:
+        return attn(states, encoder_hidden_states=seen), None
+    return attn(states, encoder_hidden_states=seen, with_bias=False), last.bias
 
 
 @contextmanager
@@ -55,10 +81,18 @@ class _PlainAttention:
     def __init__(self, before: Any, attend: Attend) -> None:
         self.before, self.attend = before, attend
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **others: Any) -> Tensor:
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, with_bias: bool = True, **others: Any
+    ) -> Tensor:
+        result: Tensor
         if any(value is not None for value in others.values()):
-            result: Tensor = self.before(attn, hidden_states, encoder_hidden_states, **others)
+            result = self.before(attn, hidden_states, encoder_hidden_states, **others)
             return result
-        seen = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        joined: Tensor = attn.to_out[0](self.attend(attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen), attn.heads))
-        return joined
+        seen = encoder_hidden_states
+        if seen is None:
+            query, key, value = queries_keys_values(attn, hidden_states)
+        else:
+            query, key, value = attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen)
+        attended, last = self.attend(query, key, value, attn.heads), attn.to_out[0]
+        result = last(attended) if with_bias else F.linear(attended, last.weight)
+        return result

@@ -19,6 +19,7 @@ from cdvideo.base.gpu_layers import fused_layers, has_kernels
 from cdvideo.base.loading import Components, fingerprint, load_components
 from cdvideo.base.recorded import Recorded
 from cdvideo.base.text import ConceptEmbedding, eos_features, token_ids, tokenizer_with
+from cdvideo.base.weights import lay_weights_together
 from cdvideo.concept import KEY_VALUE_SUFFIXES, Concept
 from cdvideo.errors import UserError, UserNote
 
@@ -275,6 +276,7 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", offline: bool 
     fast_in_this_order = [components.vae] if chosen_device.type == "cpu" else []
     if has_kernels(chosen_device):
         fast_in_this_order = [components.vae, components.unet]
+        lay_weights_together(components.unet)
     for model in fast_in_this_order:
         model.to(memory_format=torch.channels_last)
     return Base(components=components, preset=preset_for(components.unet), device=chosen_device, dtype=chosen_dtype)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -180,3 +180,19 @@ def digest(state: Mapping[str, Tensor], reduce: Callable[[Tensor], Tensor]) -> s
     reduced = [reduce(sample(state[name])) for name in names]
     content = torch.cat(reduced).cpu().numpy().tobytes() if reduced else b""
     return hashlib.sha256(header.encode() + content).hexdigest()[:16]
+
+
+def lay_together(state: MutableMapping[str, Tensor]) -> None:
+    """Has matrices of queries, keys and values lie one behind the other, where an attention's are of one shape: one product gives all."""
+    for name in [name for name in state if name.endswith(".to_q.weight")]:
+        names = [name, *(name.replace(".to_q.", f".{other}.") for other in ("to_k", "to_v"))]
+        if len({state[one].shape if one in state else None for one in names}) == 1:
+            state.update(zip(names, torch.cat([state[one] for one in names]).chunk(3), strict=True))
+
+
+def lay_weights_together(model: nn.Module) -> None:
+    """`lay_together` of a model's own weights."""
+    state = {name: value.detach() for name, value in model.named_parameters()}
+    lay_together(state)
+    for name, value in model.named_parameters():
+        value.data = state[name]

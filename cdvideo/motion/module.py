@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cdvideo.base.catalog import MotionPreset
 from cdvideo.base.lora import WeightedImageLora
-from cdvideo.base.weights import converted, digest
+from cdvideo.base.weights import converted, digest, lay_together
 from cdvideo.errors import UserError
 
 POSITIONS = ".pos_embed.pe"
@@ -123,14 +123,6 @@ def placed(state: Mapping[str, Tensor], dtype: torch.dtype | None, device: torch
     if device is not None and device.type == "cuda":
         lay_together(brought)
     return found | brought
-
-
-def lay_together(state: dict[str, Tensor]) -> None:
-    """Has matrices of queries, keys and values lie one behind the other, where an attention's are of one shape: one product gives all."""
-    for name in [name for name in state if name.endswith(".to_q.weight")]:
-        names = [name, *(name.replace(".to_q.", f".{other}.") for other in ("to_k", "to_v"))]
-        if len({state[one].shape if one in state else None for one in names}) == 1:
-            state.update(zip(names, torch.cat([state[one] for one in names]).chunk(3), strict=True))
 
 
 def position_table(width: int, max_frames: int) -> Tensor:

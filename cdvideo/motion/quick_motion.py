@@ -5,7 +5,7 @@ Shapes: `B` clips, `F` frames, `P` places of a frame, `C` channels, `H W` latent
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
-from cdvideo.base.attention import is_plain_attention
+from cdvideo.base.attention import is_plain_attention, queries_keys_values
 from cdvideo.base.gpu_layers import (
     computing_as,
     fed_forward,
@@ -22,6 +22,7 @@ from cdvideo.base.gpu_layers import (
     is_plain_block,
     kernels,
     pictures_of,
+    projected_onto,
     rows_of,
     summed,
 )
@@ -43,9 +44,15 @@ def quick_motion(unet: nn.Module) -> Iterator[None]:
 
 
 def _is_plain(transformer: Any) -> bool:
-    return type(transformer.norm) in (nn.GroupNorm, NormPerFrame) and all(
-        is_plain_block(block) and block.pos_embed is not None and is_plain_attention(block.attn1) and is_plain_attention(block.attn2)
-        for block in transformer.transformer_blocks
+    return (
+        type(transformer.norm) in (nn.GroupNorm, NormPerFrame)
+        and type(transformer.proj_out) is nn.Linear
+        and all(is_plain_block(block) and block.pos_embed is not None for block in transformer.transformer_blocks)
+        and all(
+            is_plain_attention(attention) and type(attention.to_out[0]) is nn.Linear
+            for block in transformer.transformer_blocks
+            for attention in (block.attn1, block.attn2)
+        )
     )
 
 
@@ -71,33 +78,19 @@ class _FusedMotion(AnimateDiffTransformer3D):
         states = self.proj_in(states)
         for block in self.transformer_blocks:
             states = _moved(block, states, num_frames)
-        return pictures_of(self.proj_out(states) + rows, hidden_states)
+        return pictures_of(projected_onto(rows, states, self.proj_out), hidden_states)
 
 
 def _moved(block: Any, states: Tensor, num_frames: int) -> Tensor:
     """(B F, P, C) after a transformer block of a motion module."""
     where = {"positions": block.pos_embed.pe[0, :num_frames], "num_places": states.shape[1]}
     states, normed = summed(states, None, block.norm1, **where)
-    states, normed = summed(states, _attended(block.attn1, normed, num_frames), block.norm2, **where)
-    return fed_forward(block, states, _attended(block.attn2, normed, num_frames))
+    change, bias = _attended(block.attn1, normed, num_frames)
+    states, normed = summed(states, change, block.norm2, bias_of_change=bias, **where)
+    return fed_forward(block, states, *_attended(block.attn2, normed, num_frames))
 
 
-def _attended(attention: Any, states: Tensor, num_frames: int) -> Tensor:
-    """(B F, P, C) after attention between frames."""
-    result: Tensor = attention.to_out[0](kernels().attend_frames(*_projected(attention, states), attention.heads, num_frames))
-    return result
-
-
-def _projected(attention: Any, states: Tensor) -> Sequence[Tensor]:
-    """Queries, keys and values (B F, P, C): by one product where their matrices lie together."""
-    matrices = (attention.to_q, attention.to_k, attention.to_v)
-    first, *others = (one.weight for one in matrices)
-    lie_together = all(
-        other.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        and other.storage_offset() == first.storage_offset() + number * first.numel()
-        for number, other in enumerate(others, start=1)
-    )
-    if not lie_together or not all(type(one) is nn.Linear for one in matrices):
-        return [one(states) for one in matrices]
-    joined = first.as_strided((3 * len(first), first.shape[1]), (first.shape[1], 1))
-    return F.linear(states, joined).chunk(3, dim=-1)
+def _attended(attention: Any, states: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+    """(B F, P, C) after attention between frames, but for the bias (C,) of its last product."""
+    parts, last = queries_keys_values(attention, states), attention.to_out[0]
+    return F.linear(kernels().attend_frames(*parts, attention.heads, num_frames), last.weight), last.bias

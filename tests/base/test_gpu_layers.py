@@ -12,10 +12,10 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from cdvideo.base import gpu_layers
-from cdvideo.base.gpu_layers import fused_layers, has_kernels
+from cdvideo.base import attention, gpu_layers
+from cdvideo.base.gpu_layers import QuickConcatenation, fused_layers, has_kernels
 from cdvideo.base.single_file import SD15_FOLDER
-from cdvideo.base.weights import read_json
+from cdvideo.base.weights import lay_weights_together, read_json
 from cdvideo.errors import UserNote
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -110,6 +110,39 @@ def test_upsampling(with_kernels, output_size):
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_pictures_side_by_side(with_kernels, monkeypatch):
+    one, other = (normal(width, 2, width, 3, 5).contiguous(memory_format=torch.channels_last) for width in (12, 140))
+    with torch.no_grad():
+        wanted = torch.cat([one, other], dim=1)
+        with QuickConcatenation():
+            found = torch.cat([one, other], dim=1)
+            monkeypatch.setattr(gpu_layers, "kernels", lambda: pytest.fail("this is PyTorch's"))
+            assert torch.equal(torch.cat([one, one]), torch.cat([one, one], 0))
+            assert torch.cat([one, other.contiguous()], 1).shape == wanted.shape
+            with torch.enable_grad():
+                assert torch.equal(torch.cat([one, other], dim=1), wanted)
+    assert torch.equal(found, wanted) and found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_matrices_that_lie_together_and_a_bias_that_is_added_later(with_kernels, monkeypatch):
+    """Keys and values of what attends to itself are one product with its queries, unless one of them trains."""
+    transformer = drawn(Transformer2DModel(2, 8, 16, num_layers=1, norm_num_groups=4, cross_attention_dim=12))
+    lay_weights_together(transformer)
+    block = transformer.transformer_blocks[0]
+    places = [layer.weight.data_ptr() for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)]
+    assert places[1] - places[0] == places[2] - places[1] == block.attn1.to_q.weight.nbytes
+    products: list[int] = []
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(attention.F, "linear", lambda states, weight, *bias: products.append(len(weight)) or linear(states, weight, *bias))
+    compare(transformer, normal(1, 2, 16, 3, 2), encoder_hidden_states=normal(2, 2, 5, 12))
+    assert products.count(48) == 2
+    products.clear()
+    block.attn1.to_k.requires_grad_(True)
+    block.attn2.to_out[0].requires_grad_(True)
+    compare(transformer, normal(1, 2, 16, 3, 2), encoder_hidden_states=normal(2, 2, 5, 12))
+    assert 48 not in products
+
+
 def test_a_models_last_norm(with_kernels):
     model = nn.Module()
     model.conv_norm_out = drawn(nn.GroupNorm(4, 16))
@@ -121,6 +154,8 @@ def test_a_models_last_norm(with_kernels):
     assert torch.allclose(found, wanted, atol=1e-5) and found.is_contiguous(memory_format=torch.channels_last)
 
 
+# Far from zero a root's 32nd power is infinite, as it may be.
+@pytest.mark.filterwarnings("ignore:overflow encountered in multiply")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_gated_product_in_half_precision(with_kernels, monkeypatch, dtype):
     if DEVICE == "cpu" and dtype == torch.bfloat16:

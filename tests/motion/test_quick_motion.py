@@ -8,8 +8,9 @@ from torch import nn
 
 from cdvideo.base import gpu_layers
 from cdvideo.base.gpu_layers import fused_layers
+from cdvideo.base.weights import lay_together
 from cdvideo.motion import quick_motion as module
-from cdvideo.motion.module import lay_together, placed
+from cdvideo.motion.module import placed
 from cdvideo.motion.norm import NormPerFrame, set_motion_norm
 from cdvideo.motion.quick_motion import quick_motion
 

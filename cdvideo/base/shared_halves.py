@@ -16,8 +16,15 @@ from torch import Tensor, nn
 
 def for_each_half(latents: Tensor, num_rows: int) -> Tensor:
     """(num_rows, C, ...) of latents (B, C, ...): again and again the same rows, where there are fewer."""
-    # `repeat` would bring channels-last pictures into the other order.
-    return latents if len(latents) == num_rows else torch.cat([latents] * (num_rows // len(latents)))
+    if len(latents) == num_rows:
+        return latents
+    # Plain copies, in pictures' own order: `repeat` would bring channels-last ones into the other, and `cat` is slow at them.
+    is_last = latents.ndim == 4 and not latents.is_contiguous() and latents.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if is_last else torch.contiguous_format
+    found = torch.empty((num_rows, *latents.shape[1:]), dtype=latents.dtype, device=latents.device, memory_format=order)
+    for part in found.split(len(latents)):
+        part.copy_(latents)
+    return found
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 
+from cdvideo.base.model import DECODED_AT_ONCE
 from cdvideo.errors import UserError, UserNote
 
 LATENTS = torch.zeros(2, 4, 8, 8)
@@ -64,6 +65,16 @@ def test_where_memory_ends_while_decoding_again_pictures_are_decoded_one_by_one(
     with pytest.warns(UserNote, match="one by one"), pytest.warns(UserNote, match="failed in bfloat16"):
         pictures = base.decode(LATENTS.to(torch.bfloat16))
     assert (pictures.int() - expected.int()).abs().max() < 16
+
+
+def test_pictures_are_given_in_order_while_the_next_ones_are_in_the_making(pocket, monkeypatch):
+    latents = torch.randn(2 * DECODED_AT_ONCE + 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = torch.cat([pocket.decode(one) for one in latents.split(DECODED_AT_ONCE)])
+    begun, decode = [], pocket.vae.decode
+    monkeypatch.setattr(pocket.vae, "decode", lambda some: begun.append(len(some)) or decode(some))
+    given = [(len(begun), some) for some in pocket.decoded(latents)]
+    assert [number for number, _ in given] == [2, 3, 3] and begun == [DECODED_AT_ONCE, DECODED_AT_ONCE, 1]
+    assert torch.equal(torch.cat([some for _, some in given]), expected)
 
 
 def test_nothing_is_said_where_nothing_fails(pocket):

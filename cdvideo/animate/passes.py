@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cdvideo.animate.text_states import TextKeyValues
-from cdvideo.base.gpu_layers import QuickConcatenation
+from cdvideo.base.gpu_layers import joined_by_kernel
 from cdvideo.base.recorded import Recordings
 from cdvideo.base.shared_halves import computed_once, for_each_half
 
@@ -55,7 +55,7 @@ def noise_of(unet: Any, latents: Tensor, timestep: Tensor, states: Tensor) -> Te
     # On a CPU a batch of another size is rounded otherwise, which guidance magnifies.
     times = len(states) // len(latents) if latents.device.type == "cuda" else 1
     latents = for_each_half(latents, len(states))
-    with computed_once(unet, times), QuickConcatenation():
+    with computed_once(unet, times), joined_by_kernel(latents.device):
         noise: Tensor = unet(latents.to(unet.dtype), timestep, encoder_hidden_states=states_by_row(latents, states)).sample
     return noise.float()
 

@@ -31,7 +31,10 @@ def is_plain_attention(attn: Any) -> bool:
 
 
 def queries_keys_values(attn: Any, states: Tensor) -> Sequence[Tensor]:
-    """Each (B, N, C) of what attends to itself: by one product where the matrices lie as `lay_together` lays them, and none trains."""
+    """Each (B, N, C) of what attends to itself: by one product where the matrices lie as `lay_together` lays them, and none trains.
+
+    That does not call the three layers: what is hooked to them is not called either.
+    """
     matrices = (attn.to_q, attn.to_k, attn.to_v)
     if not all(type(one) is nn.Linear and one.bias is None and not one.weight.requires_grad for one in matrices):
         return [one(states) for one in matrices]
@@ -86,6 +89,7 @@ class _PlainAttention:
     ) -> Tensor:
         result: Tensor
         if any(value is not None for value in others.values()):
+            assert with_bias, "diffusers' own processors always add it"
             result = self.before(attn, hidden_states, encoder_hidden_states, **others)
             return result
         seen = encoder_hidden_states

@@ -574,6 +574,7 @@ def sum_and_norm(
     places of a frame, frame after frame. Of a sum that is not to have a gradient, `bias_of_next` (C,) is added to what is returned of it,
     and not to what is normalised. Only states and change are given a gradient.
     """
+    assert change is not None or bias_of_change is None
     change, biases = None if change is None else change.contiguous(), (bias_of_change, bias_of_next)
     result: tuple[Tensor, Tensor] = _SumNorm.apply(states.contiguous(), change, weight, bias, eps, positions, num_places, *biases)
     return result
@@ -666,9 +667,9 @@ def _side_by_side(one, other, out, num_rows, width_one, width_other, ROWS: tl.co
     width = width_one + width_other
     there, is_one = (rows < num_rows)[:, None] & (columns < width)[None, :], (columns < width_one)[None, :]
     places = rows[:, None].to(tl.int64)
-    value = tl.load(one + places * width_one + columns[None, :], mask=there & is_one, other=0)
-    value += tl.load(other + places * width_other + (columns - width_one)[None, :], mask=there & ~is_one, other=0)
-    tl.store(out + places * width + columns[None, :], value, mask=there)
+    first = tl.load(one + places * width_one + columns[None, :], mask=there & is_one, other=0)
+    second = tl.load(other + places * width_other + (columns - width_one)[None, :], mask=there & ~is_one, other=0)
+    tl.store(out + places * width + columns[None, :], tl.where(is_one, first, second), mask=there)
 
 
 def side_by_side(one: Tensor, other: Tensor) -> Tensor:

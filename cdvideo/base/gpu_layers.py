@@ -355,27 +355,34 @@ class _FusedUpsample(Upsample2D):
         return result
 
 
-class QuickConcatenation(TorchFunctionMode):
-    """Within it, a UNet's skip connections are joined to its pictures by one pass over memory where no gradient is wanted.
+@contextmanager
+def joined_by_kernel(device: torch.device) -> Iterator[None]:
+    """Within it, a UNet's skip connections are joined to its pictures by one pass over memory, on a GPU where no gradient is wanted.
 
     PyTorch's own kernel reads channels-last pictures at a third of what memory can do.
     """
+    # Elsewhere all of PyTorch's functions would take longer for nothing.
+    if not has_kernels(device):
+        yield
+        return
+    with _JoinedByKernel():
+        yield
 
+
+class _JoinedByKernel(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        if func is torch.cat and _are_pictures(*args, **(kwargs or {})):
-            one, other = args[0]
+        if func is torch.cat and (pair := _joinable(*args, **(kwargs or {}))):
+            one, other = pair
             return pictures_of(kernels().side_by_side(rows_of(one), rows_of(other)), one)
         return func(*args, **(kwargs or {}))
 
 
-def _are_pictures(tensors: Any, dim: int = 0, **others: Any) -> bool:
-    if torch.is_grad_enabled() or others or dim != 1 or len(tensors) != 2 or not has_kernels(tensors[0].device):
-        return False
+def _joinable(tensors: Any, dim: int = 0, **others: Any) -> tuple[Tensor, Tensor] | None:
+    """Two channels-last pictures, whose channels `torch.cat`, so called, is to join; None for all else."""
+    if torch.is_grad_enabled() or others or dim != 1 or len(tensors) != 2:
+        return None
     one, other = tensors
-    return (
-        one.ndim == other.ndim == 4
-        and one.dtype == other.dtype
-        and one.shape[0] == other.shape[0]
-        and one.shape[2:] == other.shape[2:]
-        and all(value.is_contiguous(memory_format=torch.channels_last) for value in tensors)
-    )
+    alike = one.ndim == other.ndim == 4 and one.shape[0] == other.shape[0] and one.shape[2:] == other.shape[2:]
+    if not alike or one.dtype != other.dtype or one.device != other.device or not has_kernels(one.device):
+        return None
+    return (one, other) if all(value.is_contiguous(memory_format=torch.channels_last) for value in tensors) else None

@@ -91,7 +91,7 @@ class Base:
     def decoded(self, latents: Tensor, recorded: Recorded | None = None) -> Iterator[Tensor]:
         """Pictures (n, H, W, 3) uint8 on the CPU from latents (N, C, h, w): a few at a time.
 
-        A few are decoded when those before them are asked for, so that a GPU decodes them while the caller looks at those.
+        The next few are begun before those of before are given, so that a GPU decodes them while the caller looks at those.
 
         `recorded` is `decode_some`, whose recordings are let go of where memory runs out.
         In fp16 or bf16 the autoencoder may overflow or draw black: such pictures are decoded once more in fp32, which is said. Raises
@@ -99,13 +99,14 @@ class Base:
         """
         decode: Callable[[Tensor], Tensor] = recorded or self.decode_some
         again, start, chunk = False, 0, DECODED_AT_ONCE
-        before: list[Tensor] = []
+        before: Tensor | None = None
         while start < len(latents):
             part = latents[start : start + chunk]
             try:
                 decoded = decode(part)
-                while before:
-                    yield before.pop()
+                if before is not None:
+                    yield before
+                    before = None
                 is_broken, is_black = _faults(decoded)
                 if self.dtype != torch.float32 and (is_broken or is_black):
                     decoded, again = self._decode_in_fp32(part), True
@@ -129,9 +130,10 @@ class Base:
                     remedy="try --dtype fp32, or a lower --guidance",
                 )
             pixels = ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-            before.append(rearrange(pixels, "n c h w -> n h w c").cpu())
+            before = rearrange(pixels, "n c h w -> n h w c").cpu()
             start += len(part)
-        yield from before
+        if before is not None:
+            yield before
         if again:
             name = str(self.dtype).removeprefix("torch.")
             warnings.warn(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def for_each_half(latents: Tensor, num_rows: int) -> Tensor:
-    """(num_rows, C, ...) of latents (B, C, ...): again and again the same rows, where there are fewer."""
+    """(num_rows, C, ...) of latents (B, C, ...): again and again the same rows, where there are fewer. Has no gradient then."""
     if len(latents) == num_rows:
         return latents
     # Plain copies, in pictures' own order: `repeat` would bring channels-last ones into the other, and `cat` is slow at them.

@@ -192,7 +192,10 @@ def lay_together(state: MutableMapping[str, Tensor]) -> None:
 
 def lay_weights_together(model: nn.Module) -> None:
     """`lay_together` of a model's own weights."""
-    state = {name: value.detach() for name, value in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    state = {name: value.detach() for name, value in parameters.items()}
+    apart = dict(state)
     lay_together(state)
-    for name, value in model.named_parameters():
-        value.data = state[name]
+    for name, value in state.items():
+        if value is not apart[name]:
+            parameters[name].data = value

@@ -6,7 +6,6 @@ Shapes: `F` frames, `H W` height and width in pixels. Brightness is Rec. 709 lum
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ def motion_amount(frames: Frames) -> float:
 
     VBench's temporal flickering (Huang et al. 2024, section 3.1) is (255 - this) / 255 of clips that should stand still.
     """
-    return Movement().of(frames).amount
+    return Movement(frames).motion
 
 
 def flicker(frames: Frames) -> float:
@@ -31,7 +30,7 @@ def flicker(frames: Frames) -> float:
     The mean over pixels and frames of |b - (a + c) / 2| where the frame b lies outside its neighbours a and c, and 0 where it lies between
     them, which is what steady movement and fading look like.
     """
-    return Movement().of(frames).flicker
+    return Movement(frames).flicker
 
 
 def black_frames(frames: Frames) -> list[int]:
@@ -40,18 +39,15 @@ def black_frames(frames: Frames) -> list[int]:
 
 
 class Movement:
-    """`motion_amount` and `flicker` of frames (H, W, 3) that come one by one."""
+    """`motion_amount` and `flicker` of frames (H, W, 3), more of which may be added one by one."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: Iterable[Frames] = ()) -> None:
         self._changes: list[float] = []
         self._jumps: list[float] = []
         self._before: NDArray[np.float32] | None = None
         self._last_change: NDArray[np.float32] | None = None
-
-    def of(self, frames: Iterable[Frames]) -> Self:
         for frame in frames:
             self.add(frame)
-        return self
 
     def add(self, frame: Frames) -> None:
         luma: NDArray[np.float32] = frame.astype(np.float32) @ _LUMA
@@ -67,7 +63,7 @@ class Movement:
         self._before = luma
 
     @property
-    def amount(self) -> float:
+    def motion(self) -> float:
         return float(np.mean(self._changes or [0]))
 
     @property
@@ -76,4 +72,4 @@ class Movement:
 
     def described(self) -> dict[str, float]:
         """What a record says of it, in levels of 255."""
-        return {"motion": round(self.amount, 3), "flicker": round(self.flicker, 3)}
+        return {"motion": round(self.motion, 3), "flicker": round(self.flicker, 3)}

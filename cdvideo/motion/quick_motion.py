@@ -47,6 +47,7 @@ def _is_plain(transformer: Any) -> bool:
     return (
         type(transformer.norm) in (nn.GroupNorm, NormPerFrame)
         and type(transformer.proj_out) is nn.Linear
+        and transformer.proj_out.bias is not None
         and all(is_plain_block(block) and block.pos_embed is not None for block in transformer.transformer_blocks)
         and all(
             is_plain_attention(attention) and type(attention.to_out[0]) is nn.Linear
@@ -90,7 +91,7 @@ def _moved(block: Any, states: Tensor, num_frames: int) -> Tensor:
     return fed_forward(block, states, *_attended(block.attn2, normed, num_frames))
 
 
-def _attended(attention: Any, states: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+def _attended(attention: Any, states: Tensor, num_frames: int) -> tuple[Tensor, Tensor | None]:
     """(B F, P, C) after attention between frames, but for the bias (C,) of its last product."""
     parts, last = queries_keys_values(attention, states), attention.to_out[0]
     return F.linear(kernels().attend_frames(*parts, attention.heads, num_frames), last.weight), last.bias

@@ -13,7 +13,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from cdvideo.base import attention, gpu_layers
-from cdvideo.base.gpu_layers import QuickConcatenation, fused_layers, has_kernels
+from cdvideo.base.gpu_layers import fused_layers, has_kernels, joined_by_kernel
 from cdvideo.base.single_file import SD15_FOLDER
 from cdvideo.base.weights import lay_weights_together, read_json
 from cdvideo.errors import UserNote
@@ -98,9 +98,10 @@ def test_feed_forwards_by_parts(with_kernels, monkeypatch):
 
 
 @pytest.mark.parametrize("output_size", [None, (6, 10), (5, 10)], ids=["twice", "said", "another"])
-def test_upsampling(with_kernels, output_size):
+def test_upsampling(with_kernels, output_size, monkeypatch):
+    monkeypatch.setattr("cdvideo.base.gpu_kernels.UPSAMPLED_AT_ONCE", 2)
     layer = drawn(Upsample2D(12, use_conv=True, out_channels=20))
-    pictures = normal(1, 2, 12, 3, 5).contiguous(memory_format=torch.channels_last)
+    pictures = normal(1, 3, 12, 3, 5).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         wanted = layer(pictures, output_size)
         with fused_layers(layer):
@@ -114,8 +115,9 @@ def test_pictures_side_by_side(with_kernels, monkeypatch):
     one, other = (normal(width, 2, width, 3, 5).contiguous(memory_format=torch.channels_last) for width in (12, 140))
     with torch.no_grad():
         wanted = torch.cat([one, other], dim=1)
-        with QuickConcatenation():
+        with joined_by_kernel(one.device):
             found = torch.cat([one, other], dim=1)
+            assert torch.equal(torch.cat(tensors=(one, other), dim=1), wanted)
             monkeypatch.setattr(gpu_layers, "kernels", lambda: pytest.fail("this is PyTorch's"))
             assert torch.equal(torch.cat([one, one]), torch.cat([one, one], 0))
             assert torch.cat([one, other.contiguous()], 1).shape == wanted.shape

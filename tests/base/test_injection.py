@@ -8,10 +8,14 @@ import torch
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 
 from cdvideo.base import initializer_id, key_value_names
+from cdvideo.base import model as base_model
 from cdvideo.base.single_file import shipped_tokenizer
 from cdvideo.base.text import copy_of, eos_positions, single_token_id, tokenizer_with
 from cdvideo.concept import Concept, ConceptHeader
 from cdvideo.errors import UserError
+from cdvideo.motion import attach
+from cdvideo.train import Subject
+from cdvideo.train.methods import find_method
 
 
 def make_concept(base, strength: float = 0.3) -> Concept:
@@ -30,7 +34,7 @@ def digest(base) -> str:
     state = [*base.unet.state_dict().items(), *base.text_encoder.state_dict().items()]
     sha = hashlib.sha256()
     for name, value in state:
-        sha.update(name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes())
+        sha.update(name.encode() + value.flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
 
@@ -48,6 +52,28 @@ def test_ejecting_restores_the_base_bit_for_bit(pocket):
     assert digest(pocket) == before and pocket.tokenizer is tokenizer
     ids = pocket.tokenizer("a V* bear").input_ids
     assert max(ids) < len(tokenizer)
+
+
+def test_weights_that_lie_as_a_gpu_wants_them_are_the_same(pocket, pocket_motion, monkeypatch):
+    """A base that is loaded to a GPU has its queries, keys and values lie together: through all that is done to it."""
+    monkeypatch.setattr(base_model, "has_kernels", lambda device: True)
+    other = base_model.load("pocket", device="cpu", dtype="fp32")
+    assert other.fingerprint == pocket.fingerprint and digest(other) == digest(pocket)
+
+    def lie_together(unet):
+        attentions = [module for name, module in unet.named_modules() if name.endswith(".attn1") and "motion" not in name]
+        apart = {attn.to_v.weight.data_ptr() - attn.to_q.weight.data_ptr() - 2 * attn.to_q.weight.nbytes for attn in attentions}
+        return len(attentions) > 1 and apart == {0}
+
+    assert lie_together(other.unet) and not lie_together(pocket.unet)
+    assert lie_together(attach(other.unet, pocket_motion))
+    with other.inject(make_concept(other)):
+        assert digest(other) != digest(pocket)
+    for name in ("dreambooth", "svdiff"):
+        with find_method(name).tune(other, [Subject(token="V*", class_word="bear", initializer="bear")]) as tuning, torch.no_grad():
+            for value in tuning.parameters:
+                value.add_(0.1)
+    assert digest(other) == digest(pocket) and lie_together(other.unet)
 
 
 def test_an_injected_concept_predicts_what_custom_diffusions_processors_would(pocket):

@@ -8,7 +8,7 @@ from cdvideo.animate import Studio
 from cdvideo.animate.passes import noise_of
 from cdvideo.base import gpu_layers
 from cdvideo.base.gpu_layers import fused_layers
-from cdvideo.base.shared_halves import computed_once
+from cdvideo.base.shared_halves import computed_once, for_each_half
 from cdvideo.sampling import seeded_noise
 
 
@@ -33,6 +33,14 @@ def test_latents_are_those_of_every_row_of_states(pocket, states):
         both = noise_of(pocket.unet, latents, timestep, states)
         alone = [noise_of(pocket.unet, latents, timestep, own) for own in states.split(1)]
     assert torch.allclose(both, torch.cat(alone), atol=1e-5) and not torch.allclose(both[0], both[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+def test_rows_are_repeated_in_their_order(order):
+    pictures = torch.randn(2, 3, 4, 5).contiguous(memory_format=order)
+    found = for_each_half(pictures, 6)
+    assert torch.equal(found, torch.cat([pictures] * 3)) and found.is_contiguous(memory_format=order)
+    assert for_each_half(pictures, 2) is pictures
 
 
 @pytest.mark.parametrize("motion_norm", ["frame", "diffusers"])

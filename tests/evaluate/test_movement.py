@@ -24,7 +24,7 @@ def test_flicker_is_what_jumps_forth_and_back():
 
 
 def test_a_still_neither_moves_nor_flickers():
-    assert Movement().of(flat(7)).described() == {"motion": 0.0, "flicker": 0.0}
+    assert Movement(flat(7)).described() == {"motion": 0.0, "flicker": 0.0}
     assert flicker(flat(7, 9)) == 0
 
 

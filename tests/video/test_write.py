@@ -165,3 +165,10 @@ def test_a_badly_decoded_prompt_is_recorded_all_the_same(tmp_path: Path) -> None
     path = write(Clip(frames=moving_clip(num_frames=2).frames, fps=8, record=record), tmp_path / "clip.mp4")
     assert json.loads((tmp_path / "clip.mp4.json").read_text("utf-8")) == record
     assert json.loads(ffmpeg_comment(path)) == record
+
+
+def test_an_mp4_depends_on_no_machines_cores(tmp_path):
+    """x264 writes its settings into what it encodes; by default its threads are as many as cores, and each encodes a part of a frame."""
+    moving_clip().save(tmp_path / "clip.mp4")
+    written = (tmp_path / "clip.mp4").read_bytes()
+    assert b" threads=16 " in written and b" sliced_threads=0 " in written

@@ -5,7 +5,7 @@ Shapes: `B` rows, `H` heads, `N` queries, `M` keys, `D` width of a head, `C` cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,24 +30,30 @@ def is_plain_attention(attn: Any) -> bool:
     return not any(others) and not attn.residual_connection and attn.rescale_output_factor == 1
 
 
-def queries_keys_values(attn: Any, states: Tensor) -> Sequence[Tensor]:
-    """Each (B, N, C) of what attends to itself: by one product where the matrices lie as `lay_together` lays them, and none trains.
+def queries_keys_values(attn: Any, states: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B, N, C), and keys and values (B, M, C) of what is seen.
 
-    That does not call the three layers: what is hooked to them is not called either.
+    Of states that see themselves they are one product, where the matrices lie as `lay_together` lays them and none trains. That does not
+    call the three layers: what is hooked to them is not called either.
     """
-    matrices = (attn.to_q, attn.to_k, attn.to_v)
+    if seen is not None or not _lie_together(attn.to_q, attn.to_k, attn.to_v):
+        seen = states if seen is None else seen
+        return attn.to_q(states), attn.to_k(seen), attn.to_v(seen)
+    first = attn.to_q.weight
+    joined = first.as_strided((3 * len(first), first.shape[1]), (first.shape[1], 1))
+    query, key, value = F.linear(states, joined).chunk(3, dim=-1)
+    return query, key, value
+
+
+def _lie_together(*matrices: Any) -> bool:
     if not all(type(one) is nn.Linear and one.bias is None and not one.weight.requires_grad for one in matrices):
-        return [one(states) for one in matrices]
+        return False
     first, *others = (one.weight for one in matrices)
-    lie_together = all(
+    return all(
         other.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
         and other.storage_offset() == first.storage_offset() + number * first.numel()
         for number, other in enumerate(others, start=1)
     )
-    if not lie_together:
-        return [one(states) for one in matrices]
-    joined = first.as_strided((3 * len(first), first.shape[1]), (first.shape[1], 1))
-    return F.linear(states, joined).chunk(3, dim=-1)
 
 
 def without_bias(attn: Any, states: Tensor, seen: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -92,11 +98,8 @@ class _PlainAttention:
             assert with_bias, "diffusers' own processors always add it"
             result = self.before(attn, hidden_states, encoder_hidden_states, **others)
             return result
-        seen = encoder_hidden_states
-        if seen is None:
-            query, key, value = queries_keys_values(attn, hidden_states)
-        else:
-            query, key, value = attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen)
-        attended, last = self.attend(query, key, value, attn.heads), attn.to_out[0]
+        # Without names of their own, so that their memory is free again for the last product.
+        attended = self.attend(*queries_keys_values(attn, hidden_states, encoder_hidden_states), attn.heads)
+        last = attn.to_out[0]
         result = last(attended) if with_bias else F.linear(attended, last.weight)
         return result

@@ -136,6 +136,7 @@ class _Reader:
         own: dict[str, Any] = {}
         merged: list[yaml.Node] = []
         for key_node, value_node in node.value:
+            own_path = (*path, key_node.value)
             if not isinstance(key_node, yaml.ScalarNode):
                 self._mistaken(
                     source, key_node, path, "a key is a word", 'put quotes around text that begins with { or [: "{bear} reading"'
@@ -143,13 +144,11 @@ class _Reader:
             elif key_node.value == "<<" and not key_node.style:
                 merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
             elif key_node.value in own:
-                first = source.keys[(*path, key_node.value)]
-                self._mistaken(
-                    source, key_node, (*path, key_node.value), f"is there twice, first in line {first.line}", "leave one of them out"
-                )
+                first = source.keys[own_path]
+                self._mistaken(source, key_node, own_path, f"is there twice, first in line {first.line}", "leave one of them out")
             else:
-                source.keys[(*path, key_node.value)] = _place(source.file, key_node)
-                own[key_node.value] = self._value(value_node, (*path, key_node.value), source, inside)
+                source.keys[own_path] = _place(source.file, key_node)
+                own[key_node.value] = self._value(value_node, own_path, source, inside)
         for other in merged:
             if not isinstance(other, yaml.MappingNode):
                 self._mistaken(source, other, path, "<< takes an alias of a mapping, such as <<: *night", "leave it out")

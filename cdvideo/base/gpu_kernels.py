@@ -35,7 +35,7 @@ ROW_TILE = 2048
 GATE_ROWS, GATE_COLUMNS = 16, 128
 PRODUCT_ROWS, PRODUCT_COLUMNS, PRODUCT_DEPTH = 128, 64, 64
 UPSAMPLED_AT_ONCE = 16
-"""Pictures. For the quarters of more, cuDNN takes an old kernel that is twice as slow."""
+"""Pictures. For the quarters of more, cuDNN takes a slow kernel of older GPUs."""
 
 
 @triton.jit

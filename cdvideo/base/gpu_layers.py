@@ -359,7 +359,7 @@ class _FusedUpsample(Upsample2D):
 def joined_by_kernel(device: torch.device) -> Iterator[None]:
     """Within it, a UNet's skip connections are joined to its pictures by one pass over memory, on a GPU where no gradient is wanted.
 
-    PyTorch's own kernel reads channels-last pictures at a third of what memory can do.
+    PyTorch's own kernel is slow at channels-last pictures.
     """
     # Elsewhere all of PyTorch's functions would take longer for nothing.
     if not has_kernels(device):

@@ -194,8 +194,7 @@ def lay_weights_together(model: nn.Module) -> None:
     """`lay_together` of a model's own weights."""
     parameters = dict(model.named_parameters())
     state = {name: value.detach() for name, value in parameters.items()}
-    apart = dict(state)
     lay_together(state)
     for name, value in state.items():
-        if value is not apart[name]:
+        if value.data_ptr() != parameters[name].data_ptr():
             parameters[name].data = value

@@ -93,5 +93,6 @@ def _moved(block: Any, states: Tensor, num_frames: int) -> Tensor:
 
 def _attended(attention: Any, states: Tensor, num_frames: int) -> tuple[Tensor, Tensor | None]:
     """(B F, P, C) after attention between frames, but for the bias (C,) of its last product."""
-    parts, last = queries_keys_values(attention, states), attention.to_out[0]
-    return F.linear(kernels().attend_frames(*parts, attention.heads, num_frames), last.weight), last.bias
+    attended = kernels().attend_frames(*queries_keys_values(attention, states), attention.heads, num_frames)
+    last = attention.to_out[0]
+    return F.linear(attended, last.weight), last.bias

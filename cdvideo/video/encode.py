@@ -36,7 +36,7 @@ _H264_CRF, _VP9_CRF = 16, 22
 _X264_PRESET = "veryfast"
 # Without it, x264 0.165 encodes frames whose width is no multiple of 128 otherwise at every call, and on every kind of processor.
 _X264_REPEATABLE = "cpu-independent=1"
-# Several frames at a time rather than parts of one, as by default: smaller files. A fixed number, or they depended on a machine's cores.
+# Several frames at a time rather than parts of one, as PyAV has it. A fixed number, or files depended on a machine's cores.
 _X264_THREADS = {"threads": "16", "thread_type": "frame"}
 _SECONDS_BETWEEN_KEY_FRAMES = 2
 # libav's time goes with the number of distinct colours, of which photos have a million and more. Fewer make a GIF several times faster (see

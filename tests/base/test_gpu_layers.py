@@ -99,7 +99,7 @@ def test_feed_forwards_by_parts(with_kernels, monkeypatch):
 
 @pytest.mark.parametrize("output_size", [None, (6, 10), (5, 10)], ids=["twice", "said", "another"])
 def test_upsampling(with_kernels, output_size, monkeypatch):
-    monkeypatch.setattr("cdvideo.base.gpu_kernels.UPSAMPLED_AT_ONCE", 2)
+    monkeypatch.setattr("cdvideo.base.gpu_kernels.pictures.UPSAMPLED_AT_ONCE", 2)
     layer = drawn(Upsample2D(12, use_conv=True, out_channels=20))
     pictures = normal(1, 3, 12, 3, 5).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():

@@ -6,10 +6,11 @@ import ctypes
 import os
 import re
 import sys
+import warnings
 
 import torch
 
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -85,6 +86,17 @@ def cpu_computes_in_bf16() -> bool:
     """Whether the CPU has instructions for bf16."""
     asks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(ask() for ask in asks if ask)
+
+
+def say_slow_dtype(device: torch.device, dtype: torch.dtype) -> None:
+    """Says where a CPU has half precision for its memory alone: oneDNN does not compute in it there, and PyTorch's own loops are slow."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype)
+    computes = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None) if name else None
+    if computes and not computes():
+        cause = f"this processor does not compute in {name}: it takes much longer than fp32"
+        warnings.warn(f"{cause}; leave --dtype out unless memory is short", UserNote, stacklevel=3)
 
 
 def keep_freed_memory(device: torch.device) -> None:

@@ -115,7 +115,7 @@ def computing_as(classes: Iterable[tuple[nn.Module, type[nn.Module]]]) -> Iterat
 
 
 def _fused_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
-    for layer in model.modules():
+    for name, layer in model.named_modules():
         if type(layer) is ResnetBlock2D and _is_plain_resnet(layer):
             yield layer, _FusedResnetBlock
         elif type(layer) is Transformer2DModel and _is_plain_transformer(layer):
@@ -126,9 +126,8 @@ def _fused_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module
             yield layer, _FusedGEGLU
         elif type(layer) is Upsample2D and _is_plain_upsampling(layer):
             yield layer, _FusedUpsample
-        last = getattr(layer, "conv_norm_out", None)
-        if type(last) is nn.GroupNorm and last.affine and _is_frozen(last):
-            yield last, _FusedGroupNorm
+        elif type(layer) is nn.GroupNorm and name.endswith("conv_norm_out") and layer.affine and _is_frozen(layer):
+            yield layer, _FusedGroupNorm
 
 
 def _is_frozen(*layers: nn.Module) -> bool:

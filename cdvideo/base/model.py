@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from cdvideo.base.catalog import BasePreset, preset_for
-from cdvideo.base.device import resolve_device, resolve_dtype
+from cdvideo.base.device import resolve_device, resolve_dtype, say_slow_dtype
 from cdvideo.base.gpu_layers import fused_layers, has_kernels
 from cdvideo.base.loading import Components, fingerprint, load_components
 from cdvideo.base.recorded import Recorded
@@ -273,6 +273,7 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto", offline: bool 
     """The base of a name: `pocket`, `sd15`, a hub id, a diffusers folder, or a single checkpoint file. Weights are frozen."""
     chosen_device = resolve_device(device)
     chosen_dtype = resolve_dtype(dtype, chosen_device)
+    say_slow_dtype(chosen_device, chosen_dtype)
     components = load_components(name, dtype=chosen_dtype, device=chosen_device, offline=offline)
     # Of the autoencoder's large pictures of few channels a CPU needs a tenth to a third less time to encode or decode; of the UNet's, none.
     fast_in_this_order = [components.vae] if chosen_device.type == "cpu" else []

@@ -2,13 +2,14 @@
 
 import os
 import sys
+import warnings
 
 import pytest
 import torch
 
 from cdvideo.base import device
 from cdvideo.base.device import resolve_device, resolve_dtype
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 
 CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
 
@@ -70,3 +71,16 @@ def test_auto_precision(monkeypatch):
     assert resolve_dtype("fast", MPS) == resolve_dtype("auto", MPS)
     with pytest.raises(UserError, match="fp8"):
         resolve_dtype("fp8", CPU)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
+def test_a_processor_that_does_not_compute_in_half_precision_is_named(monkeypatch, name, dtype):
+    for able in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda able=able: able)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for chosen in (dtype, torch.float32):
+                device.say_slow_dtype(CPU, chosen)
+            device.say_slow_dtype(CUDA, dtype)
+        assert [name in str(one.message) and issubclass(one.category, UserNote) for one in said] == ([] if able else [True])

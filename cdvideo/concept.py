@@ -9,8 +9,10 @@ knows an older version refuses a newer one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
 import struct
 from collections import Counter
@@ -34,6 +36,8 @@ LOOKS_BY = "looks_by"
 KEY_VALUE_SUFFIXES = ("attn2.to_k.weight", "attn2.to_v.weight")
 UNKNOWN = "unknown"
 """What the header of an imported concept says where the files that it came from did not."""
+CONCEPTS = Path("concepts")
+"""Where trainings put them, under the working folder."""
 LIKE_A_TOKEN = re.compile(r"(?<![\w*])[A-Z]\d*\*(?![\w*])|<[^<>\s]+>")
 """How tokens of concepts are usually written: V*, V2*, <my-bear>."""
 _MAX_HEADER_BYTES = 100_000_000
@@ -383,17 +387,33 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a safetensors file", cause=str(error), remedy="name a file that cdvideo train made") from error
 
 
-def newest_for_prompt(prompt: str, folder: Path = Path("concepts")) -> Path | None:
-    """The newest concept in `folder` whose token occurs in the prompt, or None. Unreadable files are passed over."""
-    newest_first = sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in newest_first:
-        try:
-            header = read_header(path)
-        except UserError:
-            continue
-        if any(is_named(token, prompt) for token in header.tokens):
-            return path
-    return None
+def newest_for_prompt(prompt: str, folder: Path = CONCEPTS) -> list[Path]:
+    """The concepts in `folder` whose tokens occur in the prompt, in its order: of each token the newest, none twice.
+
+    One that has several of them goes before those that have fewer. Unreadable files are passed over.
+    """
+    found: dict[Path, set[str]] = {}
+    for path in sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(UserError):
+            found[path] = set(read_header(path).tokens)
+    chosen: dict[Path, set[str]] = {}
+    while found:
+        path = max(found, key=lambda path: sum(is_named(token, prompt) for token in found[path]))
+        tokens = found.pop(path)
+        if not any(is_named(token, prompt) for token in tokens):
+            break
+        chosen[path] = tokens
+        found = {other: own for other, own in found.items() if not own & tokens}
+    return sorted(chosen, key=lambda path: min(prompt.find(token) for token in chosen[path] if is_named(token, prompt)))
+
+
+def find_concept(name: str | os.PathLike[str]) -> Path:
+    """The file that a user means: the path itself, or for a bare name that is not there one of that name in `concepts/`."""
+    path = Path(name)
+    if path.exists() or path.parent != Path():
+        return path
+    inside = (CONCEPTS / path.name, CONCEPTS / f"{path.name}.safetensors")
+    return next((other for other in inside if other.is_file()), path)
 
 
 def is_named(token: str, prompt: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from cdvideo.concept import CONCEPTS
 from cdvideo.errors import UserError
 
 
@@ -95,7 +96,7 @@ class TrainConfig(FrozenModel):
 
     @property
     def concept_path(self) -> Path:
-        return self.out or Path("concepts") / f"{'-'.join(subject.class_word for subject in self.subjects)}.safetensors"
+        return self.out or CONCEPTS / f"{'-'.join(subject.class_word for subject in self.subjects)}.safetensors"
 
 
 Loaded = TypeVar("Loaded", bound=FrozenModel)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from cdvideo.errors import UserError
 
+MOST_STRENGTH = 10
+"""Beyond it, forth or back, pictures are noise."""
+
 
 def split_strength(text: str, *, what: str, example: str) -> tuple[str, float]:
     """(name, strength) from "zoom-in" or "pan-left:0.6"; of a file that is there, and without a last colon, all is the name, at strength 1.
 
-    `what` it is the strength of and an `example` of the whole are for the error. Raises UserError for a strength that is no finite number;
+    `what` it is the strength of and an `example` of the whole are for the error. Raises UserError for a strength that is none;
     but what has a slash behind the colon is a path or an address.
     """
     name, colon, tail = text.rpartition(":")
@@ -23,4 +26,12 @@ def split_strength(text: str, *, what: str, example: str) -> tuple[str, float]:
         strength = math.nan
     if not math.isfinite(strength):
         raise UserError(f"{tail or 'nothing'} is no strength of {what}", remedy=f"write a number behind the colon, such as {example}")
+    check_strength(strength, of=what)
     return name, strength
+
+
+def check_strength(strength: float, *, of: str) -> None:
+    """Raises UserError for a strength that is too far from what was trained."""
+    if abs(strength) > MOST_STRENGTH:
+        remedy = f"strengths go from -{MOST_STRENGTH} to {MOST_STRENGTH}; 1 is as it was trained"
+        raise UserError(f"{strength:g} is no strength of {of}", remedy=remedy)

@@ -4,18 +4,21 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cdvideo.concept import Concept, ConceptHeader, Looks, newest_for_prompt, read_header, read_looks
+from cdvideo.concept import Concept, ConceptHeader, Looks, find_concept, newest_for_prompt, read_header, read_looks
 from cdvideo.errors import UserError
 
 
-def make_concept(token: str = "V*") -> Concept:
-    header = ConceptHeader(base="pocket", fingerprint="abc", tokens=(token,), class_words=("bear",), steps=3)
-    return Concept(header=header, tuned={"mid.attn2.to_k.weight": torch.randn(4, 3)}, embeddings={token: torch.randn(3)})
+def make_concept(*tokens: str) -> Concept:
+    tokens = tokens or ("V*",)
+    header = ConceptHeader(base="pocket", fingerprint="abc", tokens=tokens, class_words=("bear",) * len(tokens), steps=3)
+    embeddings = {token: torch.randn(3) for token in tokens}
+    return Concept(header=header, tuned={"mid.attn2.to_k.weight": torch.randn(4, 3)}, embeddings=embeddings)
 
 
 def test_a_concept_survives_its_file(tmp_path):
@@ -135,14 +138,35 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
 
 def test_the_newest_concept_named_in_the_prompt_is_chosen(tmp_path):
+    def newest(prompt):
+        return [path.stem for path in newest_for_prompt(prompt, tmp_path)]
+
     for name, token in (("a", "V*"), ("b", "V*"), ("c", "<dog>")):
         make_concept(token).save(tmp_path / f"{name}.safetensors")
         time.sleep(0.02)
     (tmp_path / "broken.safetensors").write_bytes(b"no")
-    assert newest_for_prompt("a V* bear", tmp_path) == tmp_path / "b.safetensors"
-    assert newest_for_prompt("a <dog> dog", tmp_path) == tmp_path / "c.safetensors"
-    assert newest_for_prompt("a bear", tmp_path) is None
+    assert newest("a V* bear") == ["b"]
+    assert newest("a <dog> dog") == ["c"]
+    assert newest("a bear") == []
     make_concept("sks").save(tmp_path / "d.safetensors")
-    assert newest_for_prompt("a bear that asks a V* bear", tmp_path) == tmp_path / "b.safetensors"
-    assert newest_for_prompt("an sks, asking a V* bear", tmp_path) == tmp_path / "d.safetensors"
-    assert newest_for_prompt("a V* bear", tmp_path / "none") is None
+    assert newest("a bear that asks a V* bear") == ["b"]
+    assert newest("a <dog> dog beside a V* bear and an sks") == ["c", "b", "d"], "each token's newest, in the prompt's order"
+    assert newest_for_prompt("a V* bear", tmp_path / "none") == []
+
+
+def test_a_concept_of_several_tokens_goes_before_newer_ones_of_fewer(tmp_path):
+    make_concept("V1*", "V2*").save(tmp_path / "both.safetensors")
+    time.sleep(0.02)
+    make_concept("V1*").save(tmp_path / "one.safetensors")
+    assert newest_for_prompt("a V1* bear and a V2* bear", tmp_path) == [tmp_path / "both.safetensors"]
+    assert newest_for_prompt("a V1* bear", tmp_path) == [tmp_path / "one.safetensors"]
+
+
+def test_a_bare_name_is_one_in_the_folder_of_concepts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    inside = Path("concepts/bear.safetensors")
+    make_concept().save(inside)
+    assert find_concept("bear") == find_concept("bear.safetensors") == find_concept(inside) == inside
+    assert find_concept("cat") == Path("cat") and find_concept("other/bear.safetensors") == Path("other/bear.safetensors")
+    make_concept().save(Path("bear.safetensors"))
+    assert find_concept("bear.safetensors") == Path("bear.safetensors"), "what is there goes first"

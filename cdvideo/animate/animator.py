@@ -11,7 +11,7 @@ from cdvideo import base, motion
 from cdvideo.animate.render import Studio
 from cdvideo.animate.reuse import EXACT, speed_of
 from cdvideo.base.lora import load_lora
-from cdvideo.concept import Concept
+from cdvideo.concept import Concept, find_concept
 from cdvideo.video import Clip
 
 
@@ -42,8 +42,8 @@ class Animator:
         self._studio: Studio | None = None
 
     def add(self, concept: str | Path | Concept, strength: float = 1.0) -> Animator:
-        """This animator, with one more concept: a file, or a `Concept`. Raises UserError where the file is none."""
-        loaded = concept if isinstance(concept, Concept) else Concept.load(Path(concept))
+        """This animator, with one more concept: a `Concept`, a file, or one's name in `concepts/`. Raises UserError where it is none."""
+        loaded = concept if isinstance(concept, Concept) else Concept.load(find_concept(concept))
         self.close()
         self._concepts.append((loaded, strength))
         return self

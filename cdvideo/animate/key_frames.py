@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cdvideo.errors import UserError
+from cdvideo.strengths import check_strength
 
 CURVES = ("linear", "smooth", "hold")
 """How one key frame turns into the next: at an even pace, slowly at both ends (3t² - 2t³), or all at once when the next is reached."""
@@ -68,9 +69,14 @@ def parse_values(text: str) -> dict[int, float]:
     for part in text.split(","):
         frame, colon, value = part.partition(":")
         try:
-            if not colon or int(frame) in values or not math.isfinite(float(value)):
+            number, strength = int(frame), float(value if colon else "nan")
+            if not math.isfinite(strength):
                 raise ValueError
-            values[int(frame)] = float(value)
         except ValueError:
-            raise UserError(f"{text!r} is no course of values", remedy="write frames and values, such as 0:1.0, 12:0.3") from None
+            cause, remedy = f"{part.strip()!r} in it is none", "write it as FRAME:VALUE, such as 12:0.3"
+            raise UserError(f"{text!r} is no course of values", cause=cause, remedy=remedy) from None
+        if number in values:
+            raise UserError(f"there are two values at frame {number} in {text!r}", remedy="give each frame once")
+        check_strength(strength, of="a concept")
+        values[number] = strength
     return values

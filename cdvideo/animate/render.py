@@ -170,7 +170,7 @@ class Studio:
             sampler=sampler,
         )
         start = self._start(init, strength, settings, num_frames)
-        check_rounds(freeinit, start)
+        check_rounds(freeinit, starts=start is not None)
         with LoraInjection(self._motion_unet, cameras):
             latents = self._denoise(
                 settings,

@@ -13,7 +13,7 @@ from cdvideo.animate.reuse import EXACT, recorded_speed
 from cdvideo.animate.settings import describe_cameras
 from cdvideo.animate.starting import start_from
 from cdvideo.base.lora import ImageLora, load_lora
-from cdvideo.concept import Concept
+from cdvideo.concept import CONCEPTS, Concept
 from cdvideo.errors import UserError, UserNote
 from cdvideo.sampling import OnStep
 from cdvideo.video import Clip
@@ -130,7 +130,7 @@ def _lora(entry: Mapping[str, Any], source: Path, loaded: base.Base, offline: bo
 def _concept(entry: Mapping[str, Any], source: Path) -> Concept:
     """The concept of a record's entry: where it was, beside the clip, or under `concepts/`, known by its digest."""
     name = Path(entry["file"] or "concept.safetensors")
-    candidates = dict.fromkeys([name, source.parent / name.name, *sorted(Path("concepts").glob("*.safetensors"))])
+    candidates = dict.fromkeys([name, source.parent / name.name, *sorted(CONCEPTS.glob("*.safetensors"))])
     found = []
     for path in candidates:
         if not path.exists():

@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdvideo.animate.key_frames import CURVES, check_key_frames
-from cdvideo.animate.starting import Start
 from cdvideo.base import Base
 from cdvideo.base.catalog import BasePreset
 from cdvideo.errors import UserError
 from cdvideo.motion import WeightedLora
+from cdvideo.video.clip import MIN_FPS
 
 MAX_FRAMES = 4096
 LEAST_LOOP = 8
 MOST_GUIDANCE = 100
+MOST_STEPS = 1000
+"""Stable Diffusion is trained on as many levels of noise."""
+MAX_PLAYED_FPS = 120
 
 Course = Mapping[int, float]
 """Values by frame: 1.0 at frame 0 and 0.3 at frame 12 is {0: 1.0, 12: 0.3}."""
@@ -57,8 +60,8 @@ def check_numbers(*, seed: int, num_inference_steps: int | None, guidance_scale:
     """Raises UserError for what no base takes. What is None is a base's own."""
     if not 0 <= seed < 2**63:
         raise UserError(f"{seed} is no seed", remedy="choose --seed from 0 to 9223372036854775807")
-    if num_inference_steps is not None and num_inference_steps < 1:
-        raise UserError(f"cannot sample in {num_inference_steps} steps", remedy="choose --steps of at least 1; 25 is usual")
+    if num_inference_steps is not None and not 1 <= num_inference_steps <= MOST_STEPS:
+        raise UserError(f"cannot sample in {num_inference_steps} steps", remedy=f"choose --steps from 1 to {MOST_STEPS}; 25 is usual")
     if guidance_scale is not None and not 0 <= guidance_scale <= MOST_GUIDANCE:
         raise UserError(f"{guidance_scale:g} is no guidance", remedy=f"choose --guidance from 0 to {MOST_GUIDANCE}; 7.5 is usual")
 
@@ -69,15 +72,15 @@ def check_length(num_frames: int, fps: float, *, loop: bool) -> None:
     if not least <= num_frames <= MAX_FRAMES:
         what = "loop" if loop else "render"
         raise UserError(f"cannot {what} {num_frames} frames", remedy=f"choose --frames from {least} to {MAX_FRAMES}; 16 is usual")
-    if not 0 < fps <= 120:
-        raise UserError(f"cannot play {fps:g} frames a second", remedy="choose --fps from 1 to 120; 8 is usual")
+    if not MIN_FPS <= fps <= MAX_PLAYED_FPS:
+        raise UserError(f"cannot play {fps:g} frames a second", remedy=f"choose --fps from {MIN_FPS:g} to {MAX_PLAYED_FPS}; 8 is usual")
 
 
-def check_rounds(freeinit: int, start: Start | None) -> None:
+def check_rounds(freeinit: int, *, starts: bool) -> None:
     """Raises UserError for a number of FreeInit's rounds that is none, and where there is no noise to steady."""
     if not 1 <= freeinit <= 10:
         raise UserError(f"cannot render a clip {freeinit} times over", remedy="choose --freeinit from 1 (off) to 10; 3 is usual")
-    if freeinit > 1 and start:
+    if freeinit > 1 and starts:
         raise UserError(
             "--freeinit steadies the noise that a clip starts from, and --init starts from frames", remedy="leave one of them out"
         )
@@ -100,7 +103,12 @@ def strengths_by_frame(courses: Sequence[Course], num_concepts: int, num_frames:
     """The course of each concept's strength, none where no course is given; a single one is that of all. Raises UserError."""
     if not courses:
         return []
-    if len(courses) not in (1, num_concepts) or not num_concepts:
+    if not num_concepts:
+        raise UserError(
+            "there is no concept whose strength could change",
+            remedy="name one in the prompt, such as V*, or give --concept; or leave --concept-strength out",
+        )
+    if len(courses) not in (1, num_concepts):
         raise UserError(
             f"{len(courses)} courses of strength for {num_concepts} concepts",
             remedy="give --concept-strength once for all concepts, or once for each, in their order",
@@ -129,6 +137,6 @@ def describe_size_problem(width: int, height: int, latent_factor: int = 8) -> tu
 def parse_size(text: str) -> tuple[int, int]:
     """(width, height) from "512x384". Raises UserError for anything else."""
     width, cross, height = text.lower().partition("x")
-    if not cross or not width.strip().isdigit() or not height.strip().isdigit():
+    if not cross or not width.strip().isdecimal() or not height.strip().isdecimal():
         raise UserError(f"{text!r} is no size", remedy="write it as WIDTHxHEIGHT in pixels, such as 512x512")
     return int(width), int(height)

@@ -5,6 +5,7 @@ Shapes: `R` prompts, `L` text positions of one chunk (77 for CLIP), `T` those of
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from cdvideo.concept import LIKE_A_TOKEN, Concept, is_named
 from cdvideo.errors import UserNote
 
 WeightedId = tuple[int, float]
+_LIKE_A_TOKEN = re.compile(LIKE_A_TOKEN.pattern, re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def tokenize(tokenizer: Any, prompts: Sequence[str], concepts: Sequence[Concept]
 def describe_prompt(tokenizer: Any, prompt: str, concepts: Sequence[Concept]) -> str:
     """How long a prompt is, and which of its words are whose."""
     tokens = [token for concept in concepts for token in concept.header.tokens]
-    length = f"{len(_weighted_ids(tokenizer, prompt, tokens))} of {tokenizer.model_max_length - 2} tokens"
+    length = f"{len(_weighted_ids(tokenizer, prompt, tokens))} tokens (up to {tokenizer.model_max_length - 2} at a time)"
     own = [(token, concept.source or "a concept") for concept in concepts for token in concept.header.tokens]
     return ", ".join([length, *(f"{token} is {source}" for token, source in own if is_named(token, prompt))])
 
@@ -61,9 +63,9 @@ def describe_prompt(tokenizer: Any, prompt: str, concepts: Sequence[Concept]) ->
 def say_unknown_tokens(prompts: Sequence[str], concepts: Sequence[Concept]) -> None:
     """Says which words look like a concept's token and are none that is here."""
     known = {token for concept in concepts for token in concept.header.tokens}
-    found = {word: prompt for prompt in prompts for word in LIKE_A_TOKEN.findall(prompt) if word not in known}
+    found = dict.fromkeys(word for prompt in prompts for word in _LIKE_A_TOKEN.findall(prompt) if word not in known)
     for word in found:
-        used = f"those in use have {', '.join(sorted(known))}" if known else "none is in use"
+        used = f"those in use have {', '.join(sorted(known))}" if known else "none is in use; give one with --concept, or train it"
         warnings.warn(f"the prompt names {word}, which no concept has ({used}); it is read as an ordinary word", UserNote, stacklevel=2)
 
 

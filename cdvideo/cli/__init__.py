@@ -56,7 +56,10 @@ class Verbs(click.Group):
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     """Our own notes as one line; the warnings of libraries stay out of the user's way."""
     if issubclass(category, UserNote):
-        click.echo(click.style("note: ", fg="yellow") + str(message), err=True)
+        from cdvideo.cli.progress import beside_bars
+
+        with beside_bars():
+            click.echo(click.style("note: ", fg="yellow") + str(message), err=True)
 
 
 @click.command(cls=Verbs, epilog="Start with: cdvideo demo")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from cdvideo.cli.options import check_replay, choose_concepts, offline_option, sampling_options
+from cdvideo.cli.options import Destination, check_apart, check_prompts, check_replay, choose_concepts, offline_option, sampling_options
 
 
 @click.command("animate")
@@ -44,7 +44,13 @@ from cdvideo.cli.options import check_replay, choose_concepts, offline_option, s
     help="Camera move: zoom-in, zoom-out, pan-left, pan-right, tilt-up, tilt-down, roll-clockwise, roll-anticlockwise, or a MotionLoRA's "
     "file, folder or hub id; may be repeated.",
 )
-@click.option("--schedule", type=click.Choice(["animatediff", "animatediff-original"]), default="animatediff", show_default=True)
+@click.option(
+    "--schedule",
+    type=click.Choice(["animatediff", "animatediff-original"]),
+    default="animatediff",
+    show_default=True,
+    help="Levels of noise: as diffusers' AnimateDiff has them, or as the original repository's.",
+)
 @click.option("--frames", type=int, default=16, show_default=True, help="Number of frames; beyond 16 a motion leads back and forth.")
 @click.option("--loop", is_flag=True, help="Let the last frame lead back to the first, for a seamless GIF.")
 @click.option("--fps", type=float, default=8, show_default=True, help="Frames a second.")
@@ -79,7 +85,7 @@ from cdvideo.cli.options import check_replay, choose_concepts, offline_option, s
 @click.option(
     "--out",
     "outs",
-    type=click.Path(path_type=Path),
+    type=Destination(),
     multiple=True,
     help="FILE.mp4, .gif, .webm, or a folder for PNG frames; may be repeated.",
 )
@@ -104,11 +110,11 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     check_replay([given["prompt"], *(text for _, text in given["prompts_at"])], replay)
     from cdvideo.animate.preview import Preview
     from cdvideo.animate.reuse import speed_of
-    from cdvideo.animate.settings import check_length, prompts_by_frame
+    from cdvideo.animate.settings import check_length, check_rounds, prompts_by_frame, strengths_by_frame
     from cdvideo.cli.progress import steps_bar
     from cdvideo.cli.rendering import (
         check_preview,
-        default_out,
+        default_outs,
         open_studio,
         over_time,
         render_again,
@@ -125,15 +131,19 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
         return
     course = over_time(given)
     every_prompt = [prompt for prompt in (given["prompt"], *course["prompts"].values()) if prompt is not None]
-    destinations = outs or tuple(default_out(every_prompt[0], suffix) for suffix in ("mp4", "gif"))
+    check_apart(outs, init=given["init"], preview=given["preview"])
+    destinations = outs or default_outs(every_prompt[0], "mp4", "gif")
     finish = {name: given.pop(name) for name in ("interpolate", "upscale")}
     for path in destinations:
         check_destination(path, num_frames=max(given["frames"], 1), fps=finish["interpolate"] or given["fps"])
     check_length(given["frames"], given["fps"], loop=given["loop"])
     prompts_by_frame(given["prompt"], course["prompts"], course["travel"], given["frames"])
     check_resampling(fps=given["fps"], **finish)
+    check_rounds(given["freeinit"], starts=given["init"] is not None)
     check_preview(given["preview"])
+    check_prompts(every_prompt)
     concepts = choose_concepts(" ".join(every_prompt), given.pop("concepts"))
+    strengths_by_frame(course["concept_strengths"], len(concepts), given["frames"])
     moves, preview = given.pop("cameras"), given.pop("preview")
     sampling, setup = split_settings(given)
     sampling |= {name: setup.pop(name) for name in ("fps", "schedule", "loop", "freeinit", "speed")}

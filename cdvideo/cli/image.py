@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from cdvideo.cli.options import check_replay, choose_concepts, offline_option, sampling_options
+from cdvideo.cli.options import Destination, check_apart, check_prompts, check_replay, choose_concepts, offline_option, sampling_options
 
 
 @click.command("image")
 @sampling_options
-@click.option("--out", "outs", type=click.Path(path_type=Path), multiple=True, help="FILE.png; may be repeated.")
+@click.option("--out", "outs", type=Destination(), multiple=True, help="FILE.png; may be repeated.")
 @offline_option
 def command(outs: tuple[Path, ...], **given: Any) -> None:
     """Render a still picture from a prompt.
@@ -24,7 +24,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     replay = given.pop("replay")
     check_replay([given["prompt"]], replay)
     from cdvideo.cli.progress import steps_bar
-    from cdvideo.cli.rendering import default_out, open_studio, render_again, save, say_prompts, split_settings
+    from cdvideo.cli.rendering import default_outs, open_studio, render_again, save, say_prompts, split_settings
     from cdvideo.errors import UserError
     from cdvideo.video import check_destination
 
@@ -34,9 +34,11 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     if replay:
         render_again(replay, outs, still=True, device=given["device"], offline=given["offline"])
         return
-    destinations = outs or (default_out(given["prompt"], "png"),)
+    check_apart(outs, init=given["init"])
+    destinations = outs or default_outs(given["prompt"], "png")
     for path in destinations:
         check_destination(path)
+    check_prompts([given["prompt"]])
     concepts = choose_concepts(given["prompt"], given.pop("concepts"))
     sampling, setup = split_settings(given)
     with open_studio(concepts, with_motion=False, **setup) as studio:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,31 @@ from typing import Any, TypeVar
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Destination(click.Path):
+    """A path to write to. An empty one, as an unset variable of a shell leaves it, would be the working folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("an empty name is no place to write to", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def check_apart(outs: Sequence[Path], *, init: Path | None, preview: Path | None = None) -> None:
+    """Raises UserError where what is written would replace what is read, or one thing another."""
+    from cdvideo.errors import UserError
+
+    taken = {path.resolve(): name for path, name in ((init, "--init"), (preview, "--preview")) if path is not None}
+    if init and preview and init.resolve() == preview.resolve():
+        raise UserError(f"--init and --preview are both {init}", remedy="give the preview another name")
+    for path in outs:
+        if name := taken.get(path.resolve()):
+            raise UserError(f"--out and {name} are both {path}", remedy="give --out another name")
+        taken[path.resolve()] = "another --out"
 
 
 def device_options(function: Command) -> Command:
@@ -38,7 +64,7 @@ def sampling_options(function: Command) -> Command:
                 "concepts",
                 multiple=True,
                 metavar="FILE[:STRENGTH]",
-                help="Concept file; may be repeated. By default the newest one in concepts/ whose token the prompt names.",
+                help="Concept file, or the name of one in concepts/; may be repeated. By default the newest there that the prompt names.",
             ),
             click.option(
                 "--joining",
@@ -81,13 +107,30 @@ def sampling_options(function: Command) -> Command:
     return device_options(function)
 
 
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raises UserError for weights that cannot be read; says of one that is read as words, since it is no number, that it is."""
+    from cdvideo.animate.weights import parse_weights
+
+    for prompt in prompts:
+        parse_weights(prompt)
+        for weight in re.findall(r":\s*([+-]?\d+,\d+)\s*[)\]]", prompt):
+            right = weight.replace(",", ".")
+            click.echo(f"{note_label()} {weight} is no weight and is read as words; write it with a point: {right}", err=True)
+
+
+def note_label() -> str:
+    return click.style("note:", fg="yellow")
+
+
 def check_replay(prompts: Sequence[str | None], replay: Path | None) -> None:
     """Raises UserError unless there is either a prompt or a replay, and with replay nothing that it settles itself."""
     from cdvideo.errors import UserError
 
     if replay is None:
-        if not any(prompt is not None for prompt in prompts):
-            raise UserError("what is to be seen?", remedy='describe it: --prompt "a V* bear reading a book"')
+        given_prompts = [prompt for prompt in prompts if prompt is not None]
+        if not given_prompts or not all(prompt.strip() for prompt in given_prompts):
+            empty = "a prompt is empty" if given_prompts else ""
+            raise UserError("what is to be seen?", cause=empty, remedy='describe it: --prompt "a V* bear reading a book"')
         return
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
@@ -115,26 +158,24 @@ def choose_concepts(prompt: str, given: Sequence[str]) -> list[tuple[Path, float
 
     chosen = [_with_strength(text) for text in given]
     if not chosen:
-        newest = newest_for_prompt(prompt)
-        if newest is None:
-            return []
-        chosen = [(newest, 1.0)]
-        click.echo(f"concept: {newest} ({', '.join(read_header(newest).tokens)})", err=True)
+        chosen = [(path, 1.0) for path in newest_for_prompt(prompt)]
+        for path, _ in chosen:
+            click.echo(f"concept: {path} ({', '.join(read_header(path).tokens)})", err=True)
     headers = [read_header(path) for path, _ in chosen]
     renames = distinct_names([header.tokens for header in headers])
-    note = click.style("note:", fg="yellow")
     for (path, _), header, names in zip(chosen, headers, renames, strict=True):
         if any(token != name for token, name in names.items()):
-            click.echo(f"{note} {path} is called {', '.join(names.values())} here, since another has its token too", err=True)
+            click.echo(f"{note_label()} {path} is called {', '.join(names.values())} here, since another has its token too", err=True)
         if not any(is_named(name, prompt) for name in names.values()):
             named = " or ".join(f'"{names[token]} {word}"' for token, word in zip(header.tokens, header.class_words, strict=True))
-            click.echo(f"{note} the prompt does not name the concept {path}; write {named} where it should appear", err=True)
+            click.echo(f"{note_label()} the prompt does not name the concept {path}; write {named} where it should appear", err=True)
     return chosen
 
 
 def _with_strength(text: str) -> tuple[Path, float]:
     """(file, strength) from "bear.safetensors" or "bear.safetensors:0.8"."""
+    from cdvideo.concept import find_concept
     from cdvideo.strengths import split_strength
 
     name, strength = split_strength(text, what="a concept", example="bear.safetensors:0.8")
-    return Path(name), strength
+    return find_concept(name), strength

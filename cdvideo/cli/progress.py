@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 @contextmanager
 def steps_bar(description: str, position: int = 0) -> Iterator[Callable[[int, int], None]]:
-    """A bar for denoising steps, as what a render calls after each of them."""
+    """A bar for denoising steps, as what a render calls after each of them. Where none was taken, nothing stays of it."""
     bar: tqdm[Any] = tqdm(desc=description, unit="step", leave=True, dynamic_ncols=True, position=position)
 
     def on_step(done: int, total: int) -> None:
@@ -21,7 +22,15 @@ def steps_bar(description: str, position: int = 0) -> Iterator[Callable[[int, in
     try:
         yield on_step
     finally:
+        bar.leave = bar.n > 0
         bar.close()
+
+
+@contextmanager
+def beside_bars() -> Iterator[None]:
+    """Within it, what is printed stands on lines of its own, above the bars that are shown."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        yield
 
 
 def duration(seconds: float) -> str:

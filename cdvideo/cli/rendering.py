@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,12 @@ def say_cost(studio: Studio, settings: dict[str, Any]) -> None:
     click.echo(f"time: about {duration(seconds)}: {num_steps} steps, as {measured} took just now", err=True)
 
 
-def default_out(prompt: str, suffix: str) -> Path:
-    """A name from the prompt that is not taken yet, in the working folder."""
+def default_outs(prompt: str, *suffixes: str) -> tuple[Path, ...]:
+    """A name from the prompt that is not taken yet with any of the suffixes, in the working folder."""
     stem = slug(prompt)[:60]
-    candidate, number = Path(f"{stem}.{suffix}"), 1
-    while candidate.exists():
-        number += 1
-        candidate = Path(f"{stem}-{number}.{suffix}")
-    return candidate
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    every = (tuple(Path(f"{name}.{suffix}") for suffix in suffixes) for name in names)
+    return next(paths for paths in every if not any(path.exists() for path in paths))
 
 
 def render_again(source: Path, outs: Sequence[Path], *, still: bool, device: str, offline: bool) -> None:
@@ -126,8 +125,9 @@ def render_again(source: Path, outs: Sequence[Path], *, still: bool, device: str
         raise UserError(f"{source} does not say how it was made", remedy="give --prompt and the settings")
     if still and "frames" in record:
         raise UserError(f"{source} is a clip, not a picture", remedy=f"cdvideo animate --replay {source}")
-    suffixes = ("png",) if still else ("mp4", "gif")
-    destinations = tuple(outs) or tuple(default_out(f"{source.stem}-again", suffix) for suffix in suffixes)
+    if not still and record.get("kind") == "still":
+        raise UserError(f"{source} is a picture, not a clip", remedy=f"cdvideo image --replay {source}")
+    destinations = tuple(outs) or default_outs(f"{source.stem}-again", *(("png",) if still else ("mp4", "gif")))
     for path in destinations:
         check_destination(path, num_frames=record.get("frames"), fps=record.get("resampled", {}).get("interpolate") or record.get("fps"))
     with steps_bar("rendering again") as on_step:

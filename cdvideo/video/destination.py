@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cdvideo.errors import UserError
-from cdvideo.files import ELSEWHERE, probe_folder
+from cdvideo.files import ELSEWHERE, explained, probe_folder
 
 Kind = Literal["mp4", "webm", "gif", "png", "folder"]
 StrPath = str | os.PathLike[str]
 
 RECORD_NAME = "record.json"
+PNG_RECORD_KEY, PNG_FPS_KEY = "cdvideo", "cdvideo-fps"
 FRAME_NAME = re.compile(r"frame_(\d{4,})\.png")
 _SUFFIXES: dict[str, Kind] = {f".{kind}": kind for kind in get_args(Kind) if kind != "folder"}
 _FORMS = "NAME.mp4, NAME.webm, NAME.gif, NAME.png (one frame), or a folder (no suffix) for a PNG per frame"
@@ -56,12 +57,37 @@ def check_destination(path: StrPath, *, num_frames: int | None = None, fps: floa
     if kind == "folder" and os.path.exists(target) and not os.path.isdir(target):
         remedy = f"give a folder that is free, or a file name with a suffix: {_FORMS}"
         raise UserError(f"{target} cannot become a folder of frames.", cause="it is a file", remedy=remedy)
+    if kind == "folder" and os.path.isdir(target):
+        _check_own_frames(target)
     for file in [sidecar_of(target, kind)] if kind == "folder" else [target, sidecar_of(target, kind)]:
         if os.path.isdir(file):
             remedy = f"give a file inside it, such as {file / ('clip' + target.suffix)}" if file == target else ELSEWHERE
             raise UserError(f"{file} cannot be written.", cause="it is a folder", remedy=remedy)
     final = Path(os.path.realpath(target))
     probe_folder(final if kind == "folder" else final.parent, target, longest_name=sidecar_of(target, kind))
+
+
+def _check_own_frames(folder: Path) -> None:
+    """Nothing, where a folder holds no frames and record but those of an earlier clip, which a new one may replace."""
+    with explained(folder):
+        frames = [path for path in folder.iterdir() if FRAME_NAME.fullmatch(path.name)]
+    foreign = next((path for path in sorted(frames) if not is_own_png(path)), None)
+    if foreign is None and not frames and os.path.exists(folder / RECORD_NAME):
+        foreign = folder / RECORD_NAME
+    if foreign:
+        cause = f"{foreign.name} in it is not of a clip that cdvideo wrote, and would be lost"
+        raise UserError(f"{folder} cannot become a folder of frames.", cause=cause, remedy="give a folder that is free")
+
+
+def is_own_png(path: Path) -> bool:
+    """Whether a file is a PNG that cdvideo wrote."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return PNG_FPS_KEY in picture.info
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def _check_format(target: Path, kind: Kind, num_frames: int | None, fps: float | None) -> None:

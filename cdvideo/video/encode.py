@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from cdvideo.video.destination import PNG_FPS_KEY, PNG_RECORD_KEY
 from cdvideo.video.gif_bytes import CommentWriter
 from cdvideo.video.libav import BT709, LIMITED_RANGE, filtered, find_palette, reduced, rgb_to_bt709
 from cdvideo.video.sound import SAMPLE_RATE, Sound, sound_frames
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
     from av.video.stream import VideoStream
-
-PNG_RECORD_KEY, PNG_FPS_KEY = "cdvideo", "cdvideo-fps"
 
 # Visually lossless at the sizes that SD1.5 renders; the two scales differ, the qualities match.
 _H264_CRF, _VP9_CRF = 16, 22

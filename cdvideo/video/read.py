@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from cdvideo.errors import UserError
 from cdvideo.video.clip import Clip
-from cdvideo.video.destination import FRAME_NAME, Kind, StrPath, sidecar_of
-from cdvideo.video.encode import PNG_FPS_KEY, PNG_RECORD_KEY
+from cdvideo.video.destination import FRAME_NAME, PNG_FPS_KEY, PNG_RECORD_KEY, Kind, StrPath, sidecar_of
 from cdvideo.video.gather import gathered
 from cdvideo.video.gif_bytes import parse_gif
 from cdvideo.video.libav import filtered, to_rgb

@@ -77,5 +77,5 @@ def test_words_like_a_concepts_token_are_said(pocket):
 def test_a_prompt_is_described_by_its_length_and_whom_it_names(pocket):
     concept = concept_of(pocket, "V*", "bear", 1)
     with Vocabulary(pocket, [concept]):
-        assert describe_prompt(pocket.tokenizer, "a V* bear (reading:1.2)", [concept]) == "4 of 30 tokens, V* is a concept"
-        assert describe_prompt(pocket.tokenizer, "a bear", [concept]) == "2 of 30 tokens"
+        assert describe_prompt(pocket.tokenizer, "a V* bear (reading:1.2)", [concept]) == "4 tokens (up to 30 at a time), V* is a concept"
+        assert describe_prompt(pocket.tokenizer, "a bear", [concept]) == "2 tokens (up to 30 at a time)"

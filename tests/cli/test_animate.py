@@ -1,11 +1,13 @@
 """`cdvideo animate`'s own options, as a user meets them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cdvideo.concept import KEY_VALUE_SUFFIXES, Concept, ConceptHeader
 from cdvideo.video import read
 from tests.command_line import call
 
@@ -37,6 +39,26 @@ def test_long_prompts_and_unknown_tokens_are_said():
     result = call("animate", "--frames", "1", "--steps", "1", "--size", "64x64", "--prompt", long, "--out", "a")
     assert result.exit_code == 0, result.output
     assert "tokens long and is read in 2 parts" in result.output and "names V*, which no concept has" in result.output
+    assert all(line.startswith("note: ") for line in result.output.splitlines() if "note: " in line), "no bar before a note"
+
+
+def test_a_prompt_of_two_subjects_takes_the_newest_concept_of_each(pocket, monkeypatch):
+    for name, token, word in (("old", "V*", "bear"), ("bear", "V*", "bear"), ("cat", "V2*", "cat")):
+        header = ConceptHeader(base="pocket", fingerprint=pocket.fingerprint, tokens=(token,), class_words=(word,))
+        embedding = pocket.text_encoder.get_input_embeddings().weight[10].clone()
+        tuned = {key: value.clone() for key, value in pocket.unet.named_parameters() if key.endswith(KEY_VALUE_SUFFIXES)}
+        Concept(header=header, tuned=tuned, embeddings={token: embedding}).save(Path(f"concepts/{name}.safetensors"))
+        os.utime(f"concepts/{name}.safetensors", (0, 0) if name == "old" else None)
+    quick = ("--frames", "1", "--steps", "1", "--size", "64x64", "--concept-strength", "0:1", "--concept-strength", "0:0.5")
+    result = call("animate", *quick, "--prompt", "a V* bear and a V2* cat", "--out", "a")
+    assert result.exit_code == 0, result.output
+    assert [Path(one["file"]).stem for one in read("a").record["concepts"]] == ["bear", "cat"]
+    assert "which no concept has" not in result.output
+
+
+def test_a_comma_in_a_weight_is_said():
+    result = call("animate", "--frames", "1", "--steps", "1", "--size", "64x64", "--prompt", "a (bear:1,3)", "--out", "a")
+    assert result.exit_code == 0 and "write it with a point: 1.3" in result.output
 
 
 @pytest.mark.parametrize(
@@ -47,7 +69,20 @@ def test_long_prompts_and_unknown_tokens_are_said():
         (("--prompt-at", "0", "a fox", "--prompt-at", "0", "a bear"), "two prompts at frame 0"),
         (("--prompt", "a bear", "--prompt-at", "4", "a fox"), "frame 4"),
         (("--prompt", "a bear", "--concept-strength", "soon"), "'soon' is no course"),
-        (("--prompt", "a bear", "--concept-strength", "0:1"), "0 concepts"),
+        (("--prompt", "a bear", "--concept-strength", "0:1"), "there is no concept whose strength"),
+        (("--prompt", "a bear", "--concept-strength", "0:1, 0:2"), "two values at frame 0"),
+        (("--prompt", "a bear", "--concept-strength", "0:11"), "11 is no strength"),
+        (("--prompt", "a bear", "--camera", "zoom-in:1e9"), "1e+09 is no strength of a camera move"),
+        (("--prompt", " "), "a prompt is empty"),
+        (("--prompt", "a bear", "--prompt-at", "2", ""), "a prompt is empty"),
+        (("--prompt", "a bear", "--fps", "0.001"), "--fps from 0.01 to 120"),
+        (("--prompt", "a bear", "--size", "¹28x128"), "no size"),
+        (("--prompt", "a bear", "--steps", "1001"), "--steps from 1 to 1000"),
+        (("--prompt", "a bear", "--init", "start.png", "--freeinit", "2"), "leave one of them out"),
+        (("--prompt", "a bear", "--init", "start.png", "--out", "start.png"), "--out and --init are both start.png"),
+        (("--prompt", "a bear", "--preview", "b.png", "--out", "b.png"), "--out and --preview are both b.png"),
+        (("--prompt", "a bear", "--out", "a"), "--out and another --out are both a"),
+        (("--prompt", "a bear", "--out", ""), "an empty name"),
         (("--prompt", "a bear", "--init", "none.png"), "none.png"),
         (("--prompt", "a bear", "--strength", "0.5"), "--strength is of --init"),
         (("--prompt", "a bear", "--freeinit", "0"), "0 times over"),
@@ -60,6 +95,7 @@ def test_long_prompts_and_unknown_tokens_are_said():
 )
 def test_mistakes_have_one_clear_message(arguments, said):
     Path("text").write_text("")
+    Image.new("RGB", (64, 64), "red").save("start.png")
     result = call("animate", *QUICK, *arguments, "--out", "a")
     assert result.exit_code == 2, result.output
     assert said in result.output and "Traceback" not in result.output and not Path("a").exists()

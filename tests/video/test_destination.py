@@ -15,6 +15,7 @@ import pytest
 
 from cdvideo.errors import UserError
 from cdvideo.video import Clip, check_destination, read, write
+from cdvideo.video.encode import encode_png
 from tests.video.scenes import moving_clip
 
 NAMES = ["clip.mp4", "clip.webm", "clip.gif", "frames"]
@@ -194,3 +195,21 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     write(moving_clip(num_frames=2), link)
     assert link.is_symlink() and (real / "target.gif").stat().st_size > 0
     assert read(link).num_frames == 2
+
+
+@pytest.mark.parametrize("name", ["frame_0003.png", "record.json"])
+def test_frames_of_somebody_else_are_not_lost(tmp_path, name):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / name).write_bytes(encode_png(moving_clip().frames[0], 8)[:40])
+    before = contents(folder)
+    with pytest.raises(UserError, match="cannot become a folder of frames") as refused:
+        write(moving_clip(), folder)
+    assert name in refused.value.cause and contents(folder) == before
+
+
+def test_frames_of_an_earlier_clip_and_other_files_may_be_there(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for _ in range(2):
+        write(moving_clip(), tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine" and read(tmp_path).num_frames == moving_clip().num_frames

@@ -372,6 +372,11 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
             header = json.loads(file.read(size))
             if not isinstance(header, dict):
                 raise ValueError("its header is no JSON object")
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            missing = 8 + size + max(ends, default=0) - os.fstat(file.fileno()).st_size
+            if missing > 0:
+                remedy = "copy it again or train the concept again"
+                raise UserError(f"{path} was cut short", cause=f"{missing} bytes are missing at its end", remedy=remedy)
             return header
     except FileNotFoundError:
         raise UserError(
@@ -383,8 +388,9 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is a folder, not a concept file", remedy=f"name a file in it: {path}/NAME.safetensors") from None
     except PermissionError as error:
         raise UserError(f"cannot read {path}", cause=str(error), remedy="change its permissions") from error
-    except (ValueError, struct.error, UnicodeDecodeError, AttributeError) as error:
-        raise UserError(f"{path} is not a safetensors file", cause=str(error), remedy="name a file that cdvideo train made") from error
+    except (ValueError, struct.error, UnicodeDecodeError, AttributeError, KeyError, TypeError, IndexError) as error:
+        cause = "it is empty" if isinstance(error, struct.error) else str(error)
+        raise UserError(f"{path} is not a safetensors file", cause=cause, remedy="name a file that cdvideo train made") from error
 
 
 def newest_for_prompt(prompt: str, folder: Path = CONCEPTS) -> list[Path]:

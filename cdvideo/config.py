@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -102,10 +103,24 @@ class TrainConfig(FrozenModel):
 Loaded = TypeVar("Loaded", bound=FrozenModel)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as it is safe to read; of a key that is there twice, one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(path: Path, model: type[Loaded]) -> Loaded:
     """The configuration in a file. Raises UserError with the file, the line or key, and what is wrong there."""
     try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            values: Any = yaml.load(file, _UniqueKeys)
     except FileNotFoundError:
         raise UserError(f"no such file: {path}", cause=f"looked in {Path.cwd()}", remedy="check the name") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -127,8 +142,13 @@ def checked(model: type[Loaded], values: Any, source: str, *, from_options: bool
         if from_options and place in model.model_fields:
             place = f"--{(model.model_fields[place].alias or place).replace('_', '-')}"
         within = SubjectConfig if first["loc"][1:] and first["loc"][0] == "concepts" else model
-        known = ", ".join(field.alias or name for name, field in within.model_fields.items())
-        remedy = f"the keys are: {known}" if first["type"] == "extra_forbidden" else f"mend {place or 'these settings'}"
-        where = f"{source}: {place}" if place else source
-        message = f"{where}: {first['msg'].removeprefix('Value error, ')}"
-        raise UserError(message, cause=f"{error.error_count()} setting(s) do not fit", remedy=remedy) from error
+        known = [field.alias or name for name, field in within.model_fields.items()]
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+            remedy = (f"did you mean {near[0]}? " if near else "") + f"the keys are: {', '.join(known)}"
+            said = "there is no such key"
+        else:
+            remedy, said = f"mend {place or 'these settings'}", first["msg"].removeprefix("Value error, ")
+        others = [".".join(str(part) for part in one["loc"]) for one in error.errors()[1:]]
+        cause = f"these do not fit either: {', '.join(others)}" if any(others) else ""
+        raise UserError(f"{source}: {place}: {said}" if place else f"{source}: {said}", cause=cause, remedy=remedy) from error

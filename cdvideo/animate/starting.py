@@ -143,7 +143,11 @@ def read_start(path: Path, *, most: int | None = None) -> Frames:
             raise UserError(
                 f"{path} cannot be read as a picture", cause=str(error), remedy="copy it again, or give another file"
             ) from error
-    return read(path, most=most).frames
+    try:
+        return read(path, most=most).frames
+    except UserError as error:
+        remedy = error.remedy if path.is_dir() else "give a picture such as a PNG or JPEG, or a clip (.mp4, .webm, .gif) that is whole"
+        raise UserError(f"{path} is neither a picture nor a clip to start from", cause=error.cause, remedy=remedy) from error
 
 
 def _opaque(picture: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from cdvideo.config import TrainConfig
     from cdvideo.train.check import PhotoEntry, PhotoReport
     from cdvideo.train.cost import Cost
 
@@ -21,28 +22,43 @@ _LABEL_WIDTH = 10
 _NAME_WIDTH, _CAPTION_WIDTH = 40, 26
 
 
-def check_images(images: Path, *, base_name: str | None, device: str, dtype: str, given: dict[str, Any]) -> int:
+def check_options(config: TrainConfig) -> None:
+    """Raises UserError for what a training refuses whatever its photos are."""
+    from cdvideo.cli.options import check_concept_path
+    from cdvideo.train.methods import check_spl_weight
+    from cdvideo.train.photos import find_photos
+
+    check_concept_path(config.concept_path, overwrite=True)
+    check_spl_weight(config.method, config.spl_weight)
+    for subject in config.subjects:
+        if subject.class_images:
+            find_photos(subject.class_images)
+
+
+def check_images(images: Path, *, base_name: str | None, device: str, dtype: str, offline: bool, given: dict[str, Any]) -> int:
     """Prints the report on a folder (or a training's YAML file) and returns the exit code: 0 where it can be trained on, 2 where not."""
     from cdvideo.config import TrainConfig, load_yaml
     from cdvideo.train.cost import Recipe
 
     options = {name: value for name, value in {**given, "base": base_name}.items() if value is not None and value != ()}
-    config = load_yaml(images, TrainConfig) if images.suffix in (".yaml", ".yml") else None
+    config = load_yaml(images, TrainConfig) if images.suffix.lower() in (".yaml", ".yml") else None
     settings = {**(config.model_dump(exclude_unset=True) if config else {}), **options}
     named = {"cache_latents": "cached_views"}
     kept = ("method", "steps", "batch_size", "accumulate", "prior_weight", "cache_latents", "gradient_checkpointing", "optimizer")
     recipe = {named.get(name, name): settings[name] for name in kept if settings.get(name) is not None}
     shared = {"base": settings.get("base"), "device": device, "dtype": dtype}
+    asked = {"device": device, "dtype": dtype, "offline": offline}
+    command = _command(images, {**options, **{name: value for name, value in asked.items() if value not in ("auto", False)}})
     if config is None:
         words = {"class_word": settings.get("class_word"), "token": settings.get("token")}
-        return _check_one(images, _command(images, options), {**shared, **words, "recipe": Recipe(**recipe)})
+        return _check_one(images, command, {**shared, **words, "recipe": Recipe(**recipe)})
     subjects = config.subjects
     shared["recipe"] = Recipe(**recipe, num_concepts=len(subjects))
     codes = []
     for number, subject in enumerate(subjects):
         words = {"class_word": options.get("class_word") or subject.class_word, "token": options.get("token") or subject.token}
         one = {**shared, **words, "number": number, "initializer": subject.initializer}
-        codes.append(_check_one(subject.images, _command(images, options), one))
+        codes.append(_check_one(subject.images, command, one))
     return max(codes)
 
 
@@ -61,7 +77,7 @@ def _check_one(folder: Path, command: list[str], settings: dict[str, Any]) -> in
 
 def _command(images: Path, options: dict[str, Any]) -> list[str]:
     """The words of the command that trains as the options say."""
-    words = ["cdvideo", "train", str(images)]
+    words = ["cdvideo", "train", f"./{images}" if str(images).startswith("-") else str(images)]
     for name, value in options.items():
         option = f"--{name.removesuffix('_word').replace('_', '-')}"
         for one in value if isinstance(value, tuple) else (value,):

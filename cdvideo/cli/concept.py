@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cdvideo.cli.options import offline_option
+from cdvideo.cli.options import check_concept_path, note_label, offline_option
 
 if TYPE_CHECKING:
     from cdvideo.base import Base
@@ -95,7 +95,7 @@ def show_command(file: Path, moved: bool, base_name: str | None, offline: bool, 
 @click.option("--format", "layout", required=True, type=click.Choice(["diffusers", "kohya"]), help="Whose files to write.")
 @_output_options("Folder for the files.")
 @click.option("--bin", "pickled", is_flag=True, help="diffusers: .bin files (pickles) in place of .safetensors.")
-@click.option("--rank", type=int, help="kohya: the rank of every layer; by default what keeps the error below 1e-3, 64 at most.")
+@click.option("--rank", type=int, help="kohya: every layer's rank; by default what keeps the error below 1e-3, 64 at most.")
 @_base_option
 @_json_option
 def export_command(
@@ -130,8 +130,11 @@ def export_command(
     _check_folder(out)
     from cdvideo.concept import Concept
     from cdvideo.interop import base_weights, export_diffusers, export_kohya
+    from cdvideo.interop.compressing import check_rank
 
     concept = Concept.load(file)
+    if rank is not None:
+        check_rank(rank)
     if layout == "kohya":
         base = _load_base(base_name or header.base, offline)
         with _bar("taking matrices apart") as on_layer:
@@ -173,13 +176,15 @@ def import_command(
       cdvideo concept import trained-elsewhere --class bear --base sd15 --out concepts/bear.safetensors
       cdvideo concept import logs/delta.bin --token "V1*" --class cat --token "V2*" --class dog --out concepts/pets.safetensors
     """
-    _check_concept_path(out, overwrite)
+    check_concept_path(out, overwrite=overwrite)
     from cdvideo.interop import import_diffusers
     from cdvideo.interop.importing import check_kind, companion_header
 
     check_kind(path)
     own = companion_header(path)
-    base = _load_base(base_name or "sd15", offline) if base_name or own is None else None
+    # A base says whether it can read a new token or class word.
+    needs_base = own is None or tokens or class_words
+    base = _load_base(base_name or (own.base if own else "sd15"), offline) if base_name or needs_base else None
     imported = import_diffusers(path, base=base, tokens=tokens, class_words=class_words)
     imported.concept.save(out)
     details = {"concept": str(out), "layout": imported.layout, "names_in_files": dict(imported.tokens)}
@@ -202,15 +207,19 @@ def compress_command(file: Path, rank: int, out: Path, overwrite: bool, base_nam
     from cdvideo.concept import read_header
 
     header = read_header(file)
-    _check_concept_path(out, overwrite)
+    check_concept_path(out, overwrite=overwrite)
     from cdvideo.concept import Concept
     from cdvideo.interop import compress
+    from cdvideo.interop.compressing import check_rank
 
+    check_rank(rank)
     before = file.stat().st_size
     with _bar("taking matrices apart") as on_layer:
         smaller = compress(_load_base(base_name or header.base, offline), Concept.load(file), rank, on_layer=on_layer)
     smaller.concept.save(out)
     details = {"concept": str(out), "bytes_before": before, "bytes_after": out.stat().st_size}
+    if out.stat().st_size >= before:
+        click.echo(f"{note_label()} {out} is no smaller than {file}; a lower --rank makes it smaller", err=True)
     _report({**details, "relative_error": smaller.relative_error, "layers": dict(smaller.layers)}, as_json)
 
 
@@ -235,7 +244,7 @@ def merge_command(
     from cdvideo.concept import read_header
 
     headers = [read_header(file) for file in files]
-    _check_concept_path(out, overwrite)
+    check_concept_path(out, overwrite=overwrite)
     from dataclasses import asdict
 
     from cdvideo.concept import Concept
@@ -262,15 +271,6 @@ def _described(file: Path, header: ConceptHeader) -> dict[str, Any]:
 
     values = {name: UNKNOWN if value is None else value for name, value in asdict(header).items()}
     return {"kind": "concept", "file": str(file), **values}
-
-
-def _check_concept_path(out: Path, overwrite: bool) -> None:
-    from cdvideo.errors import UserError
-    from cdvideo.files import check_free
-
-    if out.suffix != ".safetensors":
-        raise UserError(f"a concept is a .safetensors file, not {out}", remedy=f"use --out {out.with_suffix('.safetensors')}")
-    check_free([out], overwrite=overwrite)
 
 
 def _check_folder(out: Path) -> None:

@@ -107,6 +107,18 @@ def sampling_options(function: Command) -> Command:
     return device_options(function)
 
 
+def check_concept_path(out: Path, *, overwrite: bool) -> None:
+    """Raises UserError where no concept can be written to `out`, or one is there already that is not to be replaced."""
+    from cdvideo.errors import UserError
+    from cdvideo.files import check_free
+
+    if out.suffix != ".safetensors":
+        is_folder = out.is_dir() or out.name in ("", "..")
+        right = out / "NAME.safetensors" if is_folder else out.with_suffix(".safetensors")
+        raise UserError(f"a concept is a .safetensors file, not {out}", remedy=f"use --out {right}")
+    check_free([out], overwrite=overwrite)
+
+
 def check_prompts(prompts: Sequence[str]) -> None:
     """Raises UserError for weights that cannot be read; says of one that is read as words, since it is no number, that it is."""
     from cdvideo.animate.weights import parse_weights

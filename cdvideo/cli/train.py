@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cdvideo.cli.options import device_options, offline_option
+from cdvideo.cli.options import check_concept_path, device_options, offline_option
 
 
 @click.command("train")
@@ -61,17 +61,16 @@ def command(
       cdvideo train my-photos --class dog --base sd15 --out concepts/rex.safetensors
     """
     if check:
-        from cdvideo.cli.checking import check_images
+        from cdvideo.cli.checking import check_images, check_options
 
-        click.get_current_context().exit(check_images(images, base_name=base_name, device=device, dtype=dtype, given=given))
-    from cdvideo.errors import UserError
-    from cdvideo.files import check_free
-
+        # What is wrong with the options would stop the training that the report says is ready.
+        needs_class = not _is_yaml(images) and not given["class_word"]
+        check_options(_settings(images, base=base_name, **given | ({"class_word": "subject"} if needs_class else {})))
+        code = check_images(images, base_name=base_name, device=device, dtype=dtype, offline=offline, given=given)
+        click.get_current_context().exit(code)
     settings = _settings(images, base=base_name, **given)
     out = settings.concept_path
-    if out.suffix != ".safetensors":
-        raise UserError(f"a concept is a .safetensors file, not {out}", remedy=f"use --out {out.with_suffix('.safetensors')}")
-    check_free([out], overwrite=overwrite or resume)
+    check_concept_path(out, overwrite=overwrite or resume)
     from cdvideo.cli.training import train_concept
 
     concept = train_concept(settings, out, device=device, dtype=dtype, offline=offline, overwrite=overwrite, resume=resume)
@@ -86,12 +85,16 @@ def command(
     click.echo(f'next:    cdvideo animate {where}--prompt "{said} in the snow"')
 
 
+def _is_yaml(images: Path) -> bool:
+    return images.suffix.lower() in (".yaml", ".yml")
+
+
 def _settings(images: Path, **given: Any) -> Any:
     from cdvideo.config import TrainConfig, checked, load_yaml
     from cdvideo.errors import UserError
 
     chosen = {name: value for name, value in given.items() if value is not None and value != ()}
-    if images.suffix in (".yaml", ".yml"):
+    if _is_yaml(images):
         file = load_yaml(images, TrainConfig)
         return checked(TrainConfig, {**file.model_dump(exclude_unset=True), **chosen}, f"{images} with the options given")
     if "class_word" not in chosen:

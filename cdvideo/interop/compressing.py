@@ -26,13 +26,18 @@ class Compression:
     relative_error: float
 
 
+def check_rank(rank: int) -> None:
+    """Raises UserError for a rank that no matrix has."""
+    if rank < 1:
+        raise UserError(f"there is no rank {rank}", remedy="choose --rank 1 or more; 16 is a start")
+
+
 def compress(base: Base, concept: Concept, rank: int, *, on_layer: Callable[[int, int], None] | None = None) -> Compression:
     """The concept with every K/V change cut to `rank`; matrices whose factors would take more room stay whole.
 
     Custom Diffusion (Kumari et al. 2023) compresses its models the same way. Raises UserError where the concept is not this base's.
     """
-    if rank < 1:
-        raise UserError(f"there is no rank {rank}", remedy="choose --rank 1 or more; 16 is a start")
+    check_rank(rank)
     weights = key_value_weights(base, concept)
     whole = concept.expanded(weights).tuned
     tuned: dict[str, Tensor | LowRankChange] = {}

@@ -64,8 +64,21 @@ def export_diffusers(concept: Concept, folder: Path, *, pickled: bool = False, o
     files = {folder / f"{WEIGHTS}.{suffix}": dumped(processors)}
     files |= {folder / embeddings[token]: dumped({names[token]: concept.embeddings[token].detach().cpu().clone()}) for token in names}
     files[folder / COMPANION] = (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
+    earlier = _exported_before(folder)
     write_new(folder, files, overwrite=overwrite)
+    for file in earlier - set(files):
+        file.unlink(missing_ok=True)
     return Export(files=tuple(files), tokens=names)
+
+
+def _exported_before(folder: Path) -> set[Path]:
+    """The files of an earlier export there, which would be taken for parts of the next one."""
+    try:
+        about = json.loads((folder / COMPANION).read_text(encoding="utf-8"))
+        names = [about["weights"], *about["embeddings"].values()]
+        return {folder / name for name in names if Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def processor_name(parameter: str) -> str:

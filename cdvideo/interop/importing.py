@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from cdvideo.base import recognise
+from cdvideo.base.text import single_token_id
 from cdvideo.base.weights import State, listed, read_tensors
 from cdvideo.concept import UNKNOWN, Concept, ConceptHeader, LowRankChange
 from cdvideo.errors import UserError
@@ -83,6 +84,9 @@ def import_diffusers(path: Path, *, base: Base | None = None, tokens: tuple[str,
     if len(set(renamed)) < len(renamed):
         raise UserError(f"two tokens cannot both be called {renamed[0]}", remedy="give each its own --token")
     words = _given(class_words, names, "--class", path)
+    for word in words:
+        if base is not None:
+            single_token_id(base.tokenizer, word)
     unknown: tuple[str, ...] = ()
     if header is None:
         if base is None:
@@ -141,12 +145,15 @@ def _default_tokens(count: int) -> list[str]:
 def _read(path: Path) -> _Foreign:
     if not path.exists():
         raise UserError(f"there is nothing at {path}", cause=f"looked in {path.parent.resolve()}", remedy=f"give {_KINDS}")
-    file = _weights_file(path) if path.is_dir() else path
+    companion = _companion(path)
+    file = _weights_file(path, companion) if path.is_dir() else path
     tensors = _flat(file)
     if any(name.startswith("embedding.") for name in tensors):
         raise _other_kind(file, tensors, "a cdvideo concept")
     if any("custom_diffusion" in name for name in tensors):
-        foreign = _Foreign("custom diffusion processors (diffusers, ClassDiffusion)", *_from_processors(file, tensors), _companion(path))
+        foreign = _Foreign(
+            "custom diffusion processors (diffusers, ClassDiffusion)", *_from_processors(file, tensors, companion), companion
+        )
     elif any(name.startswith("unet.") and ".attn2." in name for name in tensors):
         foreign = _Foreign("Custom Diffusion's delta.bin (diffusers)", *_from_delta(file, tensors))
     elif any(_ORIGINAL.match(name) for name in tensors):
@@ -162,8 +169,9 @@ def _read(path: Path) -> _Foreign:
     return foreign
 
 
-def _weights_file(folder: Path) -> Path:
-    for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"):
+def _weights_file(folder: Path, companion: Mapping[str, Any] | None) -> Path:
+    own = [str(companion["weights"])] if companion and "weights" in companion else []
+    for name in own or (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.bin"):
         if (folder / name).is_file():
             return folder / name
     deltas = sorted(file for pattern in ("*delta*.bin", "*delta*.ckpt") for file in folder.glob(pattern))
@@ -198,16 +206,18 @@ def _flattened(values: Any, prefix: str) -> list[tuple[str, Tensor]]:
     return [entry for name, value in values.items() for entry in _flattened(value, f"{prefix}.{name}" if prefix else str(name))]
 
 
-def _from_processors(file: Path, tensors: State) -> tuple[Matrices, State]:
+def _from_processors(file: Path, tensors: State, companion: Mapping[str, Any] | None) -> tuple[Matrices, State]:
     matches = {name: _PROCESSOR.fullmatch(name) for name in tensors}
     _refuse_left(file, [name for name, match in matches.items() if match is None])
     tuned: Matrices = {f"{match['place']}.{match['matrix']}.weight": tensors[name] for name, match in matches.items() if match}
-    return tuned, _embeddings_beside(file)
+    return tuned, _embeddings_beside(file, companion)
 
 
-def _embeddings_beside(weights: Path) -> State:
+def _embeddings_beside(weights: Path, companion: Mapping[str, Any] | None) -> State:
+    """Those that cdvideo's export names, where it made the folder, which may hold more of an earlier one; else all."""
     found: State = {}
-    files = [file for file in weights.parent.iterdir() if _EMBEDDING_FILE.fullmatch(file.name)]
+    own = set(companion.get("embeddings", {}).values()) if companion else set()
+    files = [file for file in weights.parent.iterdir() if _EMBEDDING_FILE.fullmatch(file.name) and (not own or file.name in own)]
     for file in sorted(files, key=lambda file: (file.suffix != ".safetensors", file.name)):
         tensors = _flat(file)
         if len(tensors) != 1:
@@ -298,4 +308,17 @@ def _companion(path: Path) -> Mapping[str, Any] | None:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}", cause=str(error), remedy="delete it to import the files as another program's") from error
-    return values if isinstance(values, dict) and isinstance(values.get("cdvideo_concept"), dict) else None
+    if not isinstance(values, dict) or not isinstance(values.get("cdvideo_concept"), dict):
+        return None
+    is_there = (file.parent / str(values.get("weights"))).is_file()
+    if is_there and (missing := [name for name in values.get("embeddings", {}).values() if not (file.parent / name).is_file()]):
+        raise UserError(
+            f"{file} is not about the files beside it",
+            cause=f"it names {missing[0]}, which is not there",
+            remedy=f"delete {COMPANION} to import the files as another program's",
+        )
+    if path.is_file() and values.get("weights", path.name) != path.name:
+        raise UserError(
+            f"{file} is not about {path.name}", cause=f"it was written with {values['weights']}", remedy=f"import {path.parent} instead"
+        )
+    return values

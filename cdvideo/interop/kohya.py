@@ -15,8 +15,9 @@ from torch import Tensor
 from cdvideo import __version__
 from cdvideo.base.lora import kohya_name
 from cdvideo.concept import Concept
-from cdvideo.errors import UserError, UserNote
+from cdvideo.errors import UserNote
 from cdvideo.files import check_free
+from cdvideo.interop.compressing import check_rank
 from cdvideo.interop.low_rank import Decomposition, relative, root_sum_square
 from cdvideo.interop.moving import key_value_weights
 from cdvideo.interop.outputs import Export, write_new
@@ -46,8 +47,8 @@ def export_kohya(
     form that all four programs read, and no pickle. Its file's name is the word that calls it. Raises UserError where the concept is not
     this base's, and for files that are there already.
     """
-    if rank is not None and rank < 1:
-        raise UserError(f"there is no rank {rank}", remedy="choose --rank 1 or more, or leave it out")
+    if rank is not None:
+        check_rank(rank)
     words = _words(concept.header.tokens, name)
     lora_path = folder / f"{name}-lora.safetensors"
     check_free([lora_path, *(folder / f"{word}.safetensors" for word in words.values())], overwrite=overwrite)

@@ -155,7 +155,7 @@ def _subjects(concept: Concept, names: Mapping[str, str]) -> list[tuple[str, str
     for token, word in zip(concept.header.tokens, concept.header.class_words, strict=True):
         if word == UNKNOWN:
             raise UserError(
-                f"the class word of {token} is unknown",
+                f"the class word of {token} in {concept.source or 'a concept'} is unknown",
                 cause="the concept was imported without",
                 remedy="import it again with --class WORD",
             )

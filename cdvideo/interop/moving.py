@@ -26,8 +26,8 @@ class TokenMovement:
     """
 
     start: str
-    relative_distance: float
-    cosine_to_start: float
+    relative_distance: float | None
+    cosine_to_start: float | None
     cosine_to_class: float | None
 
 
@@ -60,7 +60,7 @@ def require_key_values(concept: Concept) -> None:
         holds = f"it holds {others[0]}" if others else "it holds an embedding alone"
         raise UserError(
             "this works with concepts whose keys and values were tuned",
-            cause=f"this one was made by {concept.header.method}: {holds}",
+            cause=f"{concept.source or 'this one'} was made by {concept.header.method}: {holds}",
             remedy="train it with --method classdiffusion or custom-diffusion",
         )
 
@@ -97,7 +97,7 @@ def _token_movement(base: Base, row: Tensor, class_word: str, start: str) -> Tok
     class_row = None if class_word == UNKNOWN else embedding(class_word)
     start_row = class_row if start == class_word else embedding(start)
     if start_row is None:
-        return TokenMovement(start=UNKNOWN, relative_distance=float("nan"), cosine_to_start=float("nan"), cosine_to_class=None)
+        return TokenMovement(start=UNKNOWN, relative_distance=None, cosine_to_start=None, cosine_to_class=None)
     return TokenMovement(
         start=start,
         relative_distance=float((own - start_row).norm() / start_row.norm()),

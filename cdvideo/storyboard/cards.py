@@ -97,7 +97,7 @@ def typeface_for(texts: Iterable[str], font: Path | None = None) -> Typeface:
     raise UserError(
         f"The titles and captions cannot be drawn: no font at hand has {_named(missing)}.",
         cause="the built-in font and those of this system were tried",
-        remedy="name a font file that has it, leave it out, or keep captions in the subtitle track only",
+        remedy="name a font file that has it (font: FILE.ttf), or leave it out",
     )
 
 

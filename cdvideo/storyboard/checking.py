@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from cdvideo.base.catalog import BASES, CAMERA_MOVES, CAMERAS, LORAS, MOTIONS, unknown_name
 from cdvideo.concept import KEY_VALUE_SUFFIXES, ConceptHeader, is_named, read_header, read_layout
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 from cdvideo.resources import resource
 from cdvideo.storyboard.casting import Cast, Trouble, assemble
 from cdvideo.storyboard.form import formed
@@ -161,21 +162,33 @@ def _media(storyboard: Storyboard, source: Path) -> Iterator[Trouble]:
             yield trouble
         elif not _begins(locate(storyboard.audio.file, source)):
             yield Trouble(("audio", "file"), f"{storyboard.audio.file} is empty", "give a sound file")
+        else:
+            # Only a film with a sound needs numpy and libav to be checked.
+            from cdvideo.video.sound import check_sound_file
+
+            try:
+                check_sound_file(locate(storyboard.audio.file, source))
+            except UserError as error:
+                yield Trouble(("audio", "file"), _said(error), error.remedy)
 
 
 def _font(storyboard: Storyboard, plan: FilmPlan, source: Path) -> Iterator[Trouble]:
-    """What is wrong with the font, or with drawing the film's words in it."""
-    if storyboard.font is None or plan.font is None:
+    """What is wrong with the font, or with drawing the film's words in it, or in those that are at hand."""
+    if storyboard.font is not None:
+        trouble = _missing(storyboard.font, ("font",), source, what="font", suffixes=(".ttf", ".otf", ".ttc"))
+        if trouble:
+            yield trouble
+            return
+    elif all(map(str.isascii, plan.drawn_texts)):
         return
-    trouble = _missing(storyboard.font, ("font",), source, what="font", suffixes=(".ttf", ".otf", ".ttc"))
-    if trouble:
-        yield trouble
-        return
-    # Only a film with a font of its own needs numpy and Pillow to be checked.
+    # Only a film with a font of its own, or whose words need another than the built-in one, needs numpy and Pillow to be checked.
     from cdvideo.storyboard.cards import typeface_for
 
     try:
-        typeface_for(plan.drawn_texts, plan.font)
+        with warnings.catch_warnings():
+            # Which font is taken instead is said when it is.
+            warnings.simplefilter("ignore", UserNote)
+            typeface_for(plan.drawn_texts, plan.font)
     except UserError as error:
         yield Trouble(("font",), _said(error), error.remedy)
 

@@ -22,6 +22,9 @@ from cdvideo.video.sheet import contact_sheet
 Scorer = Callable[[NDArray[np.uint8], Sequence[str]], dict[str, float]]
 """From pictures (N, H, W, 3) and their prompts without tokens, scores by name, among them "score", by which the best is kept."""
 LOG_EVERY = 10
+_ROW_NAME = re.compile(r"samples-\d{6,}\.png")
+_PROMPTS = "prompts"
+"""The entry of a row's PNG that holds them."""
 
 
 class Journal:
@@ -69,8 +72,8 @@ class Journal:
             pictures = draw(milestone.base, self.prompts)
             row = Image.fromarray(np.concatenate(list(pictures), axis=1))
             path = self.folder / f"samples-{milestone.step:06d}.png"
-            replace_files(path, [(path, png_bytes(row))])
-            self._draw_sheet(len(pictures))
+            replace_files(path, [(path, png_bytes(row, {_PROMPTS: json.dumps(self.prompts)}))])
+            self._draw_sheet()
             for sink in self._sinks:
                 sink.picture(milestone.step, np.asarray(row))
             if self.scorer:
@@ -90,7 +93,7 @@ class Journal:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._resume:
-            for old in (self.log_path, self.sheet_path, *self.folder.glob("samples-*.png")):
+            for old in (self.log_path, self.sheet_path, *self._drawn()):
                 old.unlink(missing_ok=True)
         self._forget_from(step)
         for sink in self._sinks:
@@ -107,15 +110,21 @@ class Journal:
             kept = [line for line in self.log_path.read_text(encoding="utf-8").splitlines() if _step(line) < step]
             replace_files(self.log_path, [(self.log_path, "".join(f"{line}\n" for line in kept).encode())])
 
-    def _draw_sheet(self, columns: int) -> None:
-        rows, labels = [], []
-        for path in sorted(self.folder.glob("samples-*.png")):
+    def _drawn(self) -> list[Path]:
+        """The rows of pictures, by step; not what else somebody may keep beside them."""
+        return sorted(path for path in self.folder.iterdir() if _ROW_NAME.fullmatch(path.name))
+
+    def _draw_sheet(self) -> None:
+        rows, labels, before = [], [], None
+        for path in self._drawn():
             with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
+                pixels, prompts = np.asarray(picture.convert("RGB")), json.loads(picture.info.get(_PROMPTS, "[]"))
                 rows.append(np.stack(np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1)))
-            labels.append(f"step {int(path.stem.removeprefix('samples-'))}")
-        labels[0] = f"{' | '.join(self.prompts)}: {labels[0]}"
-        sheet = contact_sheet(rows, columns, labels)
+            step = f"step {int(path.stem.removeprefix('samples-'))}"
+            # A training that goes on may have been given others.
+            labels.append(step if prompts == before else f"{' | '.join(prompts)}: {step}")
+            before = prompts
+        sheet = contact_sheet(rows, max(map(len, rows)), labels)
         replace_files(self.sheet_path, [(self.sheet_path, png_bytes(sheet))])
 
     def _write(self, step: int, values: dict[str, float]) -> None:

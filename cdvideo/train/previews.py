@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from cdvideo.base import Base
 from cdvideo.base.quick_layers import quick_layers
@@ -79,8 +80,10 @@ def read_class_pictures(base: Base, folder: Path) -> list[Image.Image]:
     return [load_photo(path).resize((side, side), Image.Resampling.LANCZOS) for path in paths]
 
 
-def png_bytes(picture: Image.Image) -> bytes:
-    """The picture as a PNG file holds it."""
-    content = io.BytesIO()
-    picture.save(content, "PNG")
+def png_bytes(picture: Image.Image, texts: Mapping[str, str] | None = None) -> bytes:
+    """The picture as a PNG file holds it, with texts by name."""
+    content, info = io.BytesIO(), PngInfo()
+    for name, text in (texts or {}).items():
+        info.add_text(name, text)
+    picture.save(content, "PNG", pnginfo=info)
     return content.getvalue()

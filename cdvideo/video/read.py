@@ -101,7 +101,7 @@ def _damage_explained(file: Path) -> Iterator[None]:
         raise UserError(f"{file} cannot be read.", cause="permission denied", remedy="change its rights") from error
     except (av.FFmpegError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow reports a broken PNG chunk as a SyntaxError.
-        cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        cause = (error.strerror if isinstance(error, OSError | av.FFmpegError) else None) or str(error)
         raise UserError(f"{file} cannot be read as a clip.", cause=cause, remedy=_READABLE) from error
 
 

@@ -34,6 +34,12 @@ class Sound:
     fade_out: float = 0.0
 
 
+def check_sound_file(path: Path) -> None:
+    """Nothing, where a file has a sound that can be decoded. Raises UserError."""
+    with _opened(path):
+        return
+
+
 def check_sound(sound: Sound, duration: float) -> float:
     """How many seconds of the sound a film of `duration` seconds plays. Call it before an expensive render.
 

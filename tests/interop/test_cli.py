@@ -117,6 +117,7 @@ def test_merge_reports_and_renames():
         (["import", "text.txt", "--out", "x.safetensors"], "text.txt is no checkpoint"),
         (["import", "bear.safetensors", "--out", "x.safetensors"], "it is a cdvideo concept"),
         (["import", ".", "--out", "x.ckpt"], "--out x.safetensors"),
+        (["compress", "bear.safetensors", "--rank", "2", "--out", "."], "--out NAME.safetensors"),
         (["compress", "bear.safetensors", "--rank", "0", "--out", "x.safetensors"], "no rank 0"),
         (["compress", "bear.safetensors", "--rank", "2", "--out", "cat.safetensors"], "cat.safetensors exists already"),
         (["compress", "text.txt", "--rank", "2", "--out", "x.safetensors"], "text.txt is not a safetensors file"),

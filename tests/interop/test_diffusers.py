@@ -1,6 +1,8 @@
 """Custom Diffusion's files out and in: diffusers' own classes load what is written, and what others wrote is read."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -287,3 +289,30 @@ def test_compressed_concepts_need_the_base_first(concept, tmp_path):
     compressed = Concept(header=concept.header, tuned=low_rank, embeddings=concept.embeddings)
     with pytest.raises(UserError, match="compressed"):
         export_diffusers(compressed, tmp_path)
+
+
+def test_an_export_over_another_leaves_nothing_of_it(tiny_base, concept, tmp_path):
+    """Or the files of the one would be taken for those of the other."""
+    other = dataclasses.replace(concept, tuned={name: value + 1 for name, value in concept.tuned.items()})
+    export_diffusers(concept, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    export_diffusers(other, tmp_path, pickled=True, overwrite=True)
+    assert not list(tmp_path.glob("*.safetensors")) and (tmp_path / "notes.txt").exists()
+    assert same_concept(import_diffusers(tmp_path).concept, other)
+
+
+def test_what_the_companion_names_is_read_whatever_lies_beside_it(tiny_base, concept, tmp_path):
+    other = dataclasses.replace(concept, tuned={name: value + 1 for name, value in concept.tuned.items()})
+    export_diffusers(other, tmp_path / "other")
+    export_diffusers(concept, tmp_path, pickled=True)
+    for file in (tmp_path / "other").glob("*.safetensors"):
+        shutil.copy(file, tmp_path)
+    assert same_concept(import_diffusers(tmp_path).concept, concept)
+    with pytest.raises(UserError, match="is not about"):
+        import_diffusers(tmp_path / f"{WEIGHTS}.safetensors", base=tiny_base)
+
+
+def test_a_class_that_the_base_cannot_read_is_said(tiny_base, concept, tmp_path):
+    export_diffusers(concept, tmp_path)
+    with pytest.raises(UserError, match="'big bear' as one word"):
+        import_diffusers(tmp_path, base=tiny_base, class_words=("big bear",))

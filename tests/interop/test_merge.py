@@ -118,7 +118,7 @@ def test_what_cannot_be_merged_is_said(tiny_base, two):
     with pytest.raises(UserError, match="other weights"):
         merge(tiny_base, [two[0], foreign])
     nameless = dataclasses.replace(two[1], header=dataclasses.replace(two[1].header, class_words=("unknown",)))
-    with pytest.raises(UserError, match="class word of V\\* is unknown"):
+    with pytest.raises(UserError, match="class word of V\\* in a concept is unknown"):
         merge(tiny_base, [two[0], nameless])
     same = dataclasses.replace(two[1], header=two[0].header, embeddings=two[0].embeddings)
     with pytest.raises(UserError, match="cannot be merged"):

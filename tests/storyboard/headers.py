@@ -2,6 +2,7 @@
 
 import json
 import struct
+import wave
 from pathlib import Path
 
 from cdvideo.concept import ConceptHeader
@@ -24,3 +25,12 @@ def write_concept(path: Path, made: ConceptHeader, *, weights: tuple[str, ...] =
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(4 * len(weights)))
     return path
+
+
+def write_silence(path: Path) -> None:
+    """A tenth of a second, as a WAV file whatever its name; the content decides what a sound is."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(1600))

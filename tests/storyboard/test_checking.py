@@ -12,7 +12,7 @@ import cdvideo.storyboard
 from cdvideo.resources import resource
 from cdvideo.storyboard.checking import check, read_storyboard
 from cdvideo.storyboard.mistakes import BrokenStoryboard
-from tests.storyboard.headers import header, write_concept
+from tests.storyboard.headers import header, write_concept, write_silence
 
 STORIES = sorted(resource("configs", "storyboards").glob("*.yaml"))
 
@@ -167,7 +167,7 @@ def test_control_characters_are_refused():
 
 def test_the_usual_short_forms_are_right():
     Image.new("RGB", (8, 8)).save("start.png")
-    Path("music.mp3").write_bytes(b"ID3")
+    write_silence(Path("music.mp3"))
     found = checked(
         film(
             "{prompt: 'a {bear}', start: start.png, caption: Hi, camera: [a/hub-id, 'a/hub-id:0.5']}\n  - {prompt: b, transition: wipe}",
@@ -175,6 +175,23 @@ def test_the_usual_short_forms_are_right():
         )
     )
     assert found.plan.shots[0].start == Path("start.png") and found.plan.num_frames == 16 + 16 + 16 - 4
+
+
+def test_a_sound_that_cannot_be_read_is_said():
+    Path("music.mp3").write_text("echo hello")
+    (found,) = mistakes_of(film("{prompt: a}", more="audio: music.mp3\n"))
+    assert "audio.file" in found and "cannot be read as a sound" in found
+
+
+@pytest.mark.parametrize("words", ["title_card: Ünï ⿿\n", "title_card: Hello\n"])
+def test_words_that_no_font_at_hand_draws_are_said(words, monkeypatch):
+    monkeypatch.setattr("cdvideo.storyboard.cards._SYSTEM_FONTS", ())
+    text = film("{prompt: a}", more=words)
+    if words.isascii():
+        checked(text)
+    else:
+        (found,) = mistakes_of(text)
+        assert "no font at hand has" in found and "U+2FFF" in found
 
 
 def test_the_films_own_font_draws_its_words():
@@ -248,6 +265,6 @@ def test_every_mistake_of_a_long_film_is_found():
 
 def test_the_example_that_is_explained_is_right():
     text = re.search(r"```yaml\n(.*?)```", Path(cdvideo.storyboard.__file__).with_name("README.md").read_text(), re.DOTALL)
-    Path("sea.mp3").write_bytes(b"some sound")
+    write_silence(Path("sea.mp3"))
     plan = checked(text[1]).plan
     assert len(plan.shots) == 3 and plan.shots[2].continues and plan.num_frames == 16 + 3 * 16 - 4 * 4 + 16

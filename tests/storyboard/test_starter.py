@@ -7,7 +7,7 @@ import pytest
 from cdvideo.errors import UserError
 from cdvideo.storyboard.checking import check
 from cdvideo.storyboard.starter import newest_cast, write_starter
-from tests.storyboard.headers import header, write_concept
+from tests.storyboard.headers import header, write_concept, write_silence
 
 FILE = Path("film.yaml")
 
@@ -57,7 +57,7 @@ SUGGESTED = "style negative size camera transition caption prompts continue take
 def test_every_suggestion_in_the_starter_is_right(key, monkeypatch):
     monkeypatch.setattr("cdvideo.storyboard.checking.resource", lambda *_: None)
     concept("bear", "bear", age=1)
-    Path("music.mp3").write_bytes(b"ID3")
+    write_silence(Path("music.mp3"))
     write_starter(FILE)
     wanted = "look|style|negative" if key in ("style", "negative") else key
     text, count = re.subn(rf"^( *)# ( *(?:{wanted}):.*)$", r"\1\2", FILE.read_text(), flags=re.MULTILINE)

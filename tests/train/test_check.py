@@ -185,6 +185,24 @@ def test_the_command_ends_with_ready_or_with_what_to_mend(folder, monkeypatch):
     assert run("nowhere").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--out", "notes.txt"), "--out notes.safetensors"),
+        (("--out", "."), "--out NAME.safetensors"),
+        (("--keep", "best"), "--samples-every"),
+        (("--class-images", "none"), "none"),
+        (("--method", "dreambooth", "--spl-weight", "1"), "dreambooth"),
+        (("--learning-rate", "5"), "--learning-rate"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_a_training_refuses_are_not_ready(folder, options, said):
+    for classes in ((), ("--class", "bear")):
+        result = run(folder, *classes, *options)
+        assert result.exit_code == 2 and said in result.output and "ready" not in result.output, result.output
+
+
 def test_the_table_stays_aligned_with_wide_names():
     from cdvideo.cli.checking import _padded, _width
 

@@ -12,6 +12,7 @@ from PIL import Image
 from cdvideo.animate.render import Studio
 from cdvideo.errors import UserError
 from cdvideo.train import Milestone, Progress
+from cdvideo.train import journal as journal_module
 from cdvideo.train.journal import Journal, journal_folder, sample_prompts
 from cdvideo.train.previews import class_pictures, draw
 from tests.train.trainings import BEAR, BEAR_AND_DOG, run
@@ -84,6 +85,23 @@ def test_the_sheet_grows_by_a_row_at_every_milestone_that_is_due(quick, tmp_path
     assert width > 2 * 128
     assert [line["step"] for line in lines(journal)] == [5, 10, 15, 20, 30]
     assert all(line["drift/V*"] == 0.125 for line in lines(journal))
+
+
+def test_what_else_lies_beside_the_samples_is_left_alone(quick, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "samples-mine.png")
+    journal = Journal(tmp_path, [BEAR], settings={}, prompts=["a bear"], samples_every=10)
+    for step in (10, 20):
+        journal.milestone(milestone(quick, step))
+    assert (tmp_path / "samples-mine.png").exists() and journal.sheet_path.exists()
+
+
+def test_rows_keep_the_prompts_that_they_were_drawn_of(quick, tmp_path, monkeypatch):
+    drawn = []
+    sheet = journal_module.contact_sheet
+    monkeypatch.setattr(journal_module, "contact_sheet", lambda rows, columns, labels: drawn.append(labels) or sheet(rows, columns, labels))
+    for prompts, resume, step in ((["a bear", "a dog"], False, 10), (["a fox"], True, 20), (["a fox"], True, 30)):
+        Journal(tmp_path, [BEAR], settings={}, prompts=prompts, samples_every=10, resume=resume).milestone(milestone(quick, step))
+    assert drawn[-1] == ["a bear | a dog: step 10", "a fox: step 20", "step 30"]
 
 
 def test_the_end_is_drawn_even_where_it_is_no_multiple(quick, tmp_path):

@@ -130,16 +130,16 @@ def test_the_best_needs_a_score(small, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"method": "custom-diffusion"}, "method"),
-        ({"batch_size": 3}, "batch_size"),
-        ({"learning_rate": 2e-3}, "learning_rate"),
-        ({"spl_mode": "official"}, "spl_mode"),
-        ({"cached_views": 3}, "cached_views"),
-        ({"steps": 9}, "steps"),
-        ({"prior_weight": 0.5}, "prior_weight"),
-        ({"initializer": "teddy"}, "initializer"),
-        ({"photos": slice(2)}, "photos"),
-        ({"photos": slice(None, None, -1)}, "content of the photos"),
+        ({"method": "custom-diffusion"}, "--method was"),
+        ({"batch_size": 3}, "batch size was"),
+        ({"learning_rate": 2e-3}, "--learning-rate was"),
+        ({"spl_mode": "official"}, "--spl-mode was"),
+        ({"cached_views": 3}, "--cache-latents was"),
+        ({"steps": 9}, "--steps was"),
+        ({"prior_weight": 0.5}, "--prior-weight was"),
+        ({"initializer": "teddy"}, "initializers was"),
+        ({"photos": slice(2)}, "photos was"),
+        ({"photos": slice(None, None, -1)}, "the content of the photos is another"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -150,8 +150,21 @@ def test_a_resume_with_another_setting_is_refused(small, pictures, tmp_path, cha
     changed = dict(changed)
     subject = type(BEAR)(token="V*", class_word="bear", initializer=changed.pop("initializer", BEAR.initializer))
     photos = {"V*": pictures["V*"][changed.pop("photos", slice(3))]}
-    with pytest.raises(UserError, match=f"{named}.* was "):
+    with pytest.raises(UserError, match="of another training") as refused:
         run(small, photos, out, (subject,), resume=True, class_pictures={"bear": pictures["V2*"]}, **changed)
+    assert named in refused.value.cause and "--overwrite" in refused.value.remedy
+
+
+@pytest.mark.parametrize("content", ["text", "other tensors"])
+def test_what_is_no_checkpoint_is_said(small, pictures, tmp_path, content):
+    out = tmp_path / "bear.safetensors"
+    if content == "text":
+        out.with_suffix(".checkpoint").write_text("hello")
+    else:
+        torch.save([torch.zeros(2)], out.with_suffix(".checkpoint"))
+    with pytest.raises(UserError, match="is damaged") as refused:
+        run(small, pictures, out, resume=True)
+    assert refused.value.cause == "it is no checkpoint of a training" and "--overwrite" in refused.value.remedy
 
 
 def test_killed_at_any_moment_and_resumed_it_ends_with_the_same_bits(small_folder, photo_folder, tmp_path):

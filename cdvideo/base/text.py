@@ -63,7 +63,7 @@ def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
     for prompt in prompts:
         ids = tokenizer(prompt).input_ids
         if len(ids) > length:
-            lost = tokenizer.decode(ids[length - 1 : -1])
+            lost = tokenizer.decode(ids[length - 1 : -1]).replace("</w>", " ").strip()
             warnings.warn(f"the prompt is {len(ids) - 2} tokens long and {length - 2} fit; not used: {lost!r}", UserNote, stacklevel=3)
     return tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
 

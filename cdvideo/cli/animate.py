@@ -123,6 +123,7 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
         say_prompts,
         split_settings,
     )
+    from cdvideo.motion import parse_camera
     from cdvideo.video import check_destination
     from cdvideo.video.resampling import check_resampling, resampled
 
@@ -145,6 +146,8 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     concepts = choose_concepts(" ".join(every_prompt), given.pop("concepts"))
     strengths_by_frame(course["concept_strengths"], len(concepts), given["frames"])
     moves, preview = given.pop("cameras"), given.pop("preview")
+    for move in moves:
+        parse_camera(move)
     sampling, setup = split_settings(given)
     sampling |= {name: setup.pop(name) for name in ("fps", "schedule", "loop", "freeinit", "speed")}
     sampling["num_frames"] = setup.pop("frames")

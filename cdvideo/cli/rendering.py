@@ -13,7 +13,7 @@ from cdvideo import base, motion
 from cdvideo.animate import Studio, parse_size, parse_values, replay
 from cdvideo.animate.reuse import speed_of
 from cdvideo.animate.settings import check_numbers, check_size
-from cdvideo.animate.starting import check_start, steps_left
+from cdvideo.animate.starting import check_start, read_start, steps_left
 from cdvideo.animate.tokens import describe_prompt
 from cdvideo.base.lora import load_lora, parse_lora
 from cdvideo.cli.progress import duration, size_of, steps_bar
@@ -37,6 +37,8 @@ def split_settings(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
         check_size(width, height, latent_factor=1)
     check_numbers(**{name: sampling[name] for name in ("seed", "num_inference_steps", "guidance_scale")})
     check_start(sampling["init"], sampling["strength"])
+    if sampling["init"]:
+        read_start(sampling["init"], most=1)
     return sampling, rest
 
 

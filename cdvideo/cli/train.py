@@ -23,7 +23,9 @@ from cdvideo.cli.options import check_concept_path, device_options, offline_opti
 @click.option("--steps", type=click.IntRange(1, 100_000), help="Training steps; by default the base's own number.")
 @click.option("--batch-size", type=click.IntRange(1, 256), help="Views a step (in each process); by default the base's own number.")
 @click.option("--accumulate", type=click.IntRange(1, 1024), help="Batches whose gradients make one step; 1 by default.")
-@click.option("--learning-rate", type=float, help="For one picture; multiplied by the pictures of a step and by the method's factor.")
+@click.option(
+    "--learning-rate", type=float, help="For one picture, above 0 up to 1; multiplied by the pictures of a step and by the method's factor."
+)
 @click.option("--optimizer", type=click.Choice(["adamw", "adamw8bit"]), help="adamw8bit needs bitsandbytes and a GPU.")
 @click.option("--gradient-checkpointing", is_flag=True, default=None, help="Less memory for a third more time.")
 @click.option("--cache-latents", type=click.IntRange(min=0), metavar="N", help="Encode N views of each photo once, and train on those.")

@@ -74,7 +74,8 @@ def import_diffusers(path: Path, *, base: Base | None = None, tokens: tuple[str,
 
     `tokens` and `class_words` name the tokens here, in the files' order; without them a single one is `V*`, several are `V1*`, `V2*`. The
     files do not tell which base they belong to, so `base` is needed, and the concept is checked against it; what cdvideo exported does
-    tell, and comes back as it was. Raises UserError where the files are of another kind, incomplete, or do not fit the base.
+    tell, and comes back as it was, but for what its photos looked like. Raises UserError where the files are of another kind, incomplete,
+    or do not fit the base.
     """
     foreign = _read(path)
     header = companion_header(path)

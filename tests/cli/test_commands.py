@@ -99,13 +99,20 @@ def test_stills_repeat_by_seed(concept):
         ["image", "--guidance", "1000"],
         ["image", "--init", "none.png"],
         ["animate", "--init", BEAR, "--strength", "nan"],
+        ["animate", "--freeinit", "11"],
+        ["animate", "--camera", "zoom-in:12"],
+        ["animate", "--concept-strength", "0:1"],
+        ["animate", "--prompt-at", "3", "a (fox"],
+        ["image", "--init", "pyproject.toml"],
     ],
     ids=" ".join,
 )
 def test_what_needs_no_base_to_be_seen_is_said_before_one_is_loaded(monkeypatch, arguments):
     monkeypatch.setattr("cdvideo.base.load", lambda *_, **__: pytest.fail("a base was loaded"))
+    Path("pyproject.toml").write_text("[project]")
     result = call(*arguments, "--prompt", "a bear")
-    assert result.exit_code == 2 and arguments[-1].lstrip("-") in result.output, result.output
+    said = {"0:1": "no concept whose strength", "zoom-in:12": "12 is no strength"}.get(arguments[-1], arguments[-1].lstrip("-"))
+    assert result.exit_code == 2 and said in result.output, result.output
 
 
 def test_a_destination_that_cannot_hold_a_replay_is_said_before_the_work(monkeypatch):

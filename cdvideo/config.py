@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -91,7 +92,13 @@ class TrainConfig(FrozenModel):
     def subjects(self) -> list[SubjectConfig]:
         """The subjects, each with its token."""
         if self.concepts:
-            return [one.model_copy(update={"token": one.token or f"V{number}*"}) for number, one in enumerate(self.concepts, 1)]
+            taken = {one.token for one in self.concepts}
+            named = []
+            for number, one in enumerate(self.concepts, 1):
+                token = one.token or next(name for later in itertools.count(number) if (name := f"V{later}*") not in taken)
+                taken.add(token)
+                named.append(one.model_copy(update={"token": token}))
+            return named
         alone = {"images": self.images, "class": self.class_word, "token": self.token or "V*", "class_images": self.class_images}
         return [SubjectConfig.model_validate(alone)]
 

@@ -33,3 +33,12 @@ def test_mistakes_are_named_with_file_and_key(tmp_path, text, said):
     with pytest.raises(UserError) as refused:
         load_yaml(path, TrainConfig)
     assert "mine.yaml" in refused.value.message and said in str(refused.value) and refused.value.remedy
+
+
+def test_a_token_that_is_not_named_is_one_that_no_other_subject_has(tmp_path):
+    path = tmp_path / "mine.yaml"
+    subjects = ["{images: a, class: bear, token: V2*}", "{images: b, class: dog}", "{images: c, class: cat}"]
+    path.write_text("concepts:\n" + "".join(f"- {subject}\n" for subject in subjects))
+    assert [subject.token for subject in load_yaml(path, TrainConfig).subjects] == ["V2*", "V3*", "V4*"]
+    path.write_text("concepts:\n" + "".join(f"- {subject}\n" for subject in subjects[1:]))
+    assert [subject.token for subject in load_yaml(path, TrainConfig).subjects] == ["V1*", "V2*"]

@@ -126,7 +126,7 @@ class Studio:
         concept_strengths: Sequence[Course] = (),
         num_frames: int = 16,
         fps: float = 8,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] | str | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         negative: str | None = None,
@@ -142,7 +142,7 @@ class Studio:
         on_step: OnStep | None = None,
         on_prediction: OnPrediction | None = None,
     ) -> Clip:
-        """`num_frames` frames and a record of every setting. `size` is (width, height) in pixels; the base's own by default.
+        """`num_frames` frames and a record of every setting. `size` is (width, height) in pixels, or "512x384"; the base's own by default.
 
         `prompts` by frame turn into each other as `travel` says: linear, smooth or hold; `prompt` is that of frame 0. `concept_strengths`
         are factors by frame of the concepts' strengths, linear in between: one course for all concepts, or one for each. `cameras` are
@@ -213,7 +213,7 @@ class Studio:
         self,
         prompt: str,
         *,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] | str | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         negative: str | None = None,

@@ -27,7 +27,7 @@ def sampling_settings(
     base: Base,
     preset: BasePreset,
     *,
-    size: tuple[int, int] | None,
+    size: tuple[int, int] | str | None,
     num_inference_steps: int | None,
     guidance_scale: float | None,
     negative: str | None,
@@ -36,7 +36,7 @@ def sampling_settings(
     sampler: str | None,
 ) -> dict[str, Any]:
     """What clips and stills have in common, as a record keeps it; what is None becomes the `preset`'s own. Raises UserError."""
-    width, height = size or (preset.native_size, preset.native_size)
+    width, height = parse_size(size) if isinstance(size, str) else size or (preset.native_size, preset.native_size)
     check_size(width, height, base.latent_factor)
     check_numbers(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
     return {

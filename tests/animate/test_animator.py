@@ -24,7 +24,7 @@ def test_one_line_from_a_concept_to_a_file(pocket, pocket_motion, tmp_path):
 
 
 def test_speed_chooses_the_precision_unless_one_is_asked_for():
-    few = {"num_frames": 2, "num_inference_steps": 1, "size": (64, 64)}
+    few = {"num_frames": 2, "num_inference_steps": 1, "size": "64x64"}
     fast = base.resolve_dtype("fast", torch.device("cpu"))
     with cdvideo.Animator() as animator:
         assert animator.animate("a bear", speed="fast", **few).record["dtype"] == str(fast).removeprefix("torch.")

@@ -69,3 +69,8 @@ def test_import_loads_no_heavy_library() -> None:
     code = "import sys, cdvideo.video; print(sorted({'torch', 'av', 'PIL', 'diffusers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_clip_is_shown_in_a_line():
+    clip = Clip(frames=np.zeros((3, 16, 24, 3), np.uint8), fps=7.5, record={"prompt": "a bear"})
+    assert repr(clip) == "Clip(3 frames of 24x16, 7.5 a second)"

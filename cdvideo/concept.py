@@ -389,34 +389,39 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
     except PermissionError as error:
         raise UserError(f"cannot read {path}", cause=str(error), remedy="change its permissions") from error
     except (ValueError, struct.error, UnicodeDecodeError, AttributeError, KeyError, TypeError, IndexError) as error:
-        cause = "it is empty" if isinstance(error, struct.error) else str(error)
+        cause = "it has fewer than 8 bytes" if isinstance(error, struct.error) else str(error)
         raise UserError(f"{path} is not a safetensors file", cause=cause, remedy="name a file that cdvideo train made") from error
 
 
 def newest_for_prompt(prompt: str, folder: Path = CONCEPTS) -> list[Path]:
-    """The concepts in `folder` whose tokens occur in the prompt, in its order: of each token the newest, none twice.
+    """The concepts in `folder` whose tokens occur in the prompt, in its order: of each token the newest, and none twice.
 
-    One that has several of them goes before those that have fewer. Unreadable files are passed over.
+    One that has several of them goes before those that have fewer; others have to be of the same base. Unreadable files are passed over.
     """
-    found: dict[Path, set[str]] = {}
+    found: dict[Path, ConceptHeader] = {}
     for path in sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime, reverse=True):
         with contextlib.suppress(UserError):
-            found[path] = set(read_header(path).tokens)
-    chosen: dict[Path, set[str]] = {}
+            found[path] = read_header(path)
+    chosen: dict[Path, int] = {}
     while found:
-        path = max(found, key=lambda path: sum(is_named(token, prompt) for token in found[path]))
-        tokens = found.pop(path)
-        if not any(is_named(token, prompt) for token in tokens):
+        path = max(found, key=lambda path: sum(is_named(token, prompt) for token in found[path].tokens))
+        first = found.pop(path)
+        places = [place for token in first.tokens if (place := _place(token, prompt)) is not None]
+        if not places:
             break
-        chosen[path] = tokens
-        found = {other: own for other, own in found.items() if not own & tokens}
-    return sorted(chosen, key=lambda path: min(prompt.find(token) for token in chosen[path] if is_named(token, prompt)))
+        chosen[path] = min(places)
+        found = {
+            other: header
+            for other, header in found.items()
+            if header.fingerprint == first.fingerprint and not set(header.tokens) & set(first.tokens)
+        }
+    return sorted(chosen, key=lambda path: chosen[path])
 
 
 def find_concept(name: str | os.PathLike[str]) -> Path:
     """The file that a user means: the path itself, or for a bare name that is not there one of that name in `concepts/`."""
     path = Path(name)
-    if path.exists() or path.parent != Path():
+    if path.is_file() or path.parent != Path():
         return path
     inside = (CONCEPTS / path.name, CONCEPTS / f"{path.name}.safetensors")
     return next((other for other in inside if other.is_file()), path)
@@ -424,7 +429,12 @@ def find_concept(name: str | os.PathLike[str]) -> Path:
 
 def is_named(token: str, prompt: str) -> bool:
     """Whether the prompt has the token as the tokenizer reads it: one that is a word, such as sks, not inside another, such as asks."""
-    return re.search(rf"\b{token}\b", prompt) is not None if is_word(token) else token in prompt
+    return _place(token, prompt) is not None
+
+
+def _place(token: str, prompt: str) -> int | None:
+    found = re.search(rf"\b{token}\b" if is_word(token) else re.escape(token), prompt)
+    return found.start() if found else None
 
 
 def is_word(token: str) -> bool:

@@ -107,6 +107,10 @@ class TrainConfig(FrozenModel):
         return self.out or CONCEPTS / f"{'-'.join(subject.class_word for subject in self.subjects)}.safetensors"
 
 
+def is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml")
+
+
 Loaded = TypeVar("Loaded", bound=FrozenModel)
 
 
@@ -115,7 +119,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
@@ -145,9 +149,11 @@ def checked(model: type[Loaded], values: Any, source: str, *, from_options: bool
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        if from_options and place in model.model_fields:
-            place = f"--{(model.model_fields[place].alias or place).replace('_', '-')}"
+        places = [".".join(str(part) for part in one["loc"]) for one in error.errors()]
+        if from_options:
+            fields = model.model_fields
+            places = [f"--{(fields[name].alias or name).replace('_', '-')}" if name in fields else name for name in places]
+        place, *others = places
         within = SubjectConfig if first["loc"][1:] and first["loc"][0] == "concepts" else model
         known = [field.alias or name for name, field in within.model_fields.items()]
         if first["type"] == "extra_forbidden":
@@ -156,6 +162,5 @@ def checked(model: type[Loaded], values: Any, source: str, *, from_options: bool
             said = "there is no such key"
         else:
             remedy, said = f"mend {place or 'these settings'}", first["msg"].removeprefix("Value error, ")
-        others = [".".join(str(part) for part in one["loc"]) for one in error.errors()[1:]]
         cause = f"these do not fit either: {', '.join(others)}" if any(others) else ""
         raise UserError(f"{source}: {place}: {said}" if place else f"{source}: {said}", cause=cause, remedy=remedy) from error

@@ -14,9 +14,9 @@ from cdvideo.concept import Concept, ConceptHeader, Looks, find_concept, newest_
 from cdvideo.errors import UserError
 
 
-def make_concept(*tokens: str) -> Concept:
+def make_concept(*tokens: str, fingerprint: str = "abc") -> Concept:
     tokens = tokens or ("V*",)
-    header = ConceptHeader(base="pocket", fingerprint="abc", tokens=tokens, class_words=("bear",) * len(tokens), steps=3)
+    header = ConceptHeader(base="pocket", fingerprint=fingerprint, tokens=tokens, class_words=("bear",) * len(tokens), steps=3)
     embeddings = {token: torch.randn(3) for token in tokens}
     return Concept(header=header, tuned={"mid.attn2.to_k.weight": torch.randn(4, 3)}, embeddings=embeddings)
 
@@ -151,7 +151,9 @@ def test_the_newest_concept_named_in_the_prompt_is_chosen(tmp_path):
     assert newest("a bear") == []
     make_concept("sks").save(tmp_path / "d.safetensors")
     assert newest("a bear that asks a V* bear") == ["b"]
-    assert newest("a <dog> dog beside a V* bear and an sks") == ["c", "b", "d"], "each token's newest, in the prompt's order"
+    assert newest("a <dog> dog asks a V* bear and an sks") == ["c", "b", "d"], "each token's newest, in the prompt's order"
+    make_concept("V9*", fingerprint="of another base").save(tmp_path / "e.safetensors")
+    assert newest("a V9* cat and a V* bear") == ["e"], "both cannot be in one base"
     assert newest_for_prompt("a V* bear", tmp_path / "none") == []
 
 
@@ -168,6 +170,8 @@ def test_a_bare_name_is_one_in_the_folder_of_concepts(tmp_path, monkeypatch):
     inside = Path("concepts/bear.safetensors")
     make_concept().save(inside)
     assert find_concept("bear") == find_concept("bear.safetensors") == find_concept(inside) == inside
+    Path("bear").mkdir()
+    assert find_concept("bear") == inside, "the folder is the photos'"
     assert find_concept("cat") == Path("cat") and find_concept("other/bear.safetensors") == Path("other/bear.safetensors")
     make_concept().save(Path("bear.safetensors"))
     assert find_concept("bear.safetensors") == Path("bear.safetensors"), "what is there goes first"

@@ -22,6 +22,7 @@ def test_shipped_trainings_are_valid(path):
         ("images: [x\n", "no valid YAML"),
         ("- x\n", "no settings"),
         ("images: x\nclass: bear\nsteps: 3\nseed: 1\nsteps: 7\n", "'steps' is there twice"),
+        ("images: !!map x\nclass: bear\n", "no valid YAML"),
         ("images: x\nclass: bear\nstpes: 3\n", "did you mean steps?"),
         ("images: x\nclass: bear\nsteps: many\nseed: x\n", "these do not fit either: seed"),
         ("concepts:\n- {images: x, class: a, class: b}\n", "'class' is there twice"),

@@ -109,12 +109,15 @@ class Studio:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def camera_moves(self, moves: Sequence[str], *, offline: bool = False) -> list[WeightedLora]:
-        """The MotionLoRAs, with their strengths, of moves such as "zoom-in", "pan-left:0.6" or a path, for this base's motion module."""
+    def camera_moves(self, moves: Sequence[str | tuple[str, float]], *, offline: bool = False) -> list[WeightedLora]:
+        """The MotionLoRAs, with their strengths, for this base's motion module, of moves such as "zoom-in", "pan-left:0.6" or a path.
+
+        A move may be a pair of its name and its strength.
+        """
         if self.motion is None:
             raise ValueError("this studio has no motion module; give it one")
         kind, motion = self.base.preset.kind, self.motion
-        parsed = [parse_camera(move) for move in moves]
+        parsed = [parse_camera(move) if isinstance(move, str) else move for move in moves]
         return [(load_motion_lora(source, motion=motion, kind=kind, offline=offline), strength) for source, strength in parsed]
 
     def clip(

@@ -60,7 +60,7 @@ def _replay(record: Mapping[str, Any], source: Path, device: str, offline: bool,
     module = motion.motion_for(loaded, record["motion"], offline=offline)
     _same(source, f"the motion module {record['motion']}", record["motion_fingerprint"], module.fingerprint)
     with Studio(loaded, concepts, module, motion_norm=record["motion_norm"], joining=record["joining"], loras=loras) as studio:
-        cameras = studio.camera_moves([f"{move['name']}:{move['strength']}" for move in record["cameras"]], offline=offline)
+        cameras = studio.camera_moves([(move["name"], float(move["strength"])) for move in record["cameras"]], offline=offline)
         for move, now in zip(record["cameras"], describe_cameras(cameras), strict=True):
             _same(source, f"the camera move {move['name']}", move["fingerprint"], now["fingerprint"])
         clip = studio.clip(

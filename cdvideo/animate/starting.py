@@ -146,7 +146,9 @@ def read_start(path: Path, *, most: int | None = None) -> Frames:
     try:
         return read(path, most=most).frames
     except UserError as error:
-        remedy = error.remedy if path.is_dir() else "give a picture such as a PNG or JPEG, or a clip (.mp4, .webm, .gif) that is whole"
+        if path.is_dir():
+            raise
+        remedy = "give a picture such as a PNG or JPEG, or a clip (.mp4, .webm, .gif) that is whole"
         raise UserError(f"{path} is neither a picture nor a clip to start from", cause=error.cause, remedy=remedy) from error
 
 

@@ -65,8 +65,9 @@ def say_unknown_tokens(prompts: Sequence[str], concepts: Sequence[Concept]) -> N
     known = {token for concept in concepts for token in concept.header.tokens}
     found = dict.fromkeys(word for prompt in prompts for word in _LIKE_A_TOKEN.findall(prompt) if word not in known)
     for word in found:
-        used = f"those in use have {', '.join(sorted(known))}" if known else "none is in use; give one with --concept, or train it"
-        warnings.warn(f"the prompt names {word}, which no concept has ({used}); it is read as an ordinary word", UserNote, stacklevel=2)
+        used = f"they have {', '.join(sorted(known))}" if known else "there is none; give one with --concept, or train it"
+        note = f"the prompt names {word}, which no concept in use has ({used}); it is read as an ordinary word"
+        warnings.warn(note, UserNote, stacklevel=2)
 
 
 def _weighted_ids(tokenizer: Any, prompt: str, tokens: Sequence[str]) -> list[WeightedId]:

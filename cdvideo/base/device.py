@@ -95,8 +95,7 @@ def say_slow_dtype(device: torch.device, dtype: torch.dtype) -> None:
     name = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype)
     computes = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", None) if name else None
     if computes and not computes():
-        cause = f"this processor does not compute in {name}: it takes much longer than fp32"
-        warnings.warn(f"{cause}; leave --dtype out unless memory is short", UserNote, stacklevel=3)
+        warnings.warn(f"this processor does not compute in {name}: it takes much longer than fp32, and less memory", UserNote, stacklevel=3)
 
 
 def keep_freed_memory(device: torch.device) -> None:

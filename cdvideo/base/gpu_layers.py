@@ -126,7 +126,7 @@ def _fused_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module
             yield layer, _FusedGEGLU
         elif type(layer) is Upsample2D and _is_plain_upsampling(layer):
             yield layer, _FusedUpsample
-        elif type(layer) is nn.GroupNorm and name.endswith("conv_norm_out") and layer.affine and _is_frozen(layer):
+        elif type(layer) is nn.GroupNorm and name.rpartition(".")[2] == "conv_norm_out" and layer.affine and _is_frozen(layer):
             yield layer, _FusedGroupNorm
 
 

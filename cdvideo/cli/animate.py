@@ -142,8 +142,8 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     check_resampling(fps=given["fps"], **finish)
     check_rounds(given["freeinit"], starts=given["init"] is not None)
     check_preview(given["preview"])
-    check_prompts(every_prompt)
     concepts = choose_concepts(" ".join(every_prompt), given.pop("concepts"))
+    check_prompts(every_prompt, concepts)
     strengths_by_frame(course["concept_strengths"], len(concepts), given["frames"])
     moves, preview = given.pop("cameras"), given.pop("preview")
     for move in moves:

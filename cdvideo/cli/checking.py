@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from cdvideo.config import TrainConfig
     from cdvideo.train.check import PhotoEntry, PhotoReport
     from cdvideo.train.cost import Cost
 
@@ -22,26 +21,13 @@ _LABEL_WIDTH = 10
 _NAME_WIDTH, _CAPTION_WIDTH = 40, 26
 
 
-def check_options(config: TrainConfig) -> None:
-    """Raises UserError for what a training refuses whatever its photos are."""
-    from cdvideo.cli.options import check_concept_path
-    from cdvideo.train.methods import check_spl_weight
-    from cdvideo.train.photos import find_photos
-
-    check_concept_path(config.concept_path, overwrite=True)
-    check_spl_weight(config.method, config.spl_weight)
-    for subject in config.subjects:
-        if subject.class_images:
-            find_photos(subject.class_images)
-
-
 def check_images(images: Path, *, base_name: str | None, device: str, dtype: str, offline: bool, given: dict[str, Any]) -> int:
     """Prints the report on a folder (or a training's YAML file) and returns the exit code: 0 where it can be trained on, 2 where not."""
-    from cdvideo.config import TrainConfig, load_yaml
+    from cdvideo.config import TrainConfig, is_yaml, load_yaml
     from cdvideo.train.cost import Recipe
 
     options = {name: value for name, value in {**given, "base": base_name}.items() if value is not None and value != ()}
-    config = load_yaml(images, TrainConfig) if images.suffix.lower() in (".yaml", ".yml") else None
+    config = load_yaml(images, TrainConfig) if is_yaml(images) else None
     settings = {**(config.model_dump(exclude_unset=True) if config else {}), **options}
     named = {"cache_latents": "cached_views"}
     kept = ("method", "steps", "batch_size", "accumulate", "prior_weight", "cache_latents", "gradient_checkpointing", "optimizer")

@@ -177,14 +177,18 @@ def import_command(
       cdvideo concept import logs/delta.bin --token "V1*" --class cat --token "V2*" --class dog --out concepts/pets.safetensors
     """
     check_concept_path(out, overwrite=overwrite)
+    from cdvideo.errors import UserError
     from cdvideo.interop import import_diffusers
     from cdvideo.interop.importing import check_kind, companion_header
 
     check_kind(path)
     own = companion_header(path)
-    # A base says whether it can read a new token or class word.
-    needs_base = own is None or tokens or class_words
-    base = _load_base(base_name or (own.base if own else "sd15"), offline) if base_name or needs_base else None
+    base = _load_base(base_name or "sd15", offline) if base_name or own is None else None
+    if base is None and own and (tokens or class_words):
+        try:
+            base = _load_base(own.base, offline)
+        except UserError as error:
+            click.echo(f"{note_label()} whether the base reads the new words is not known: {error.message}", err=True)
     imported = import_diffusers(path, base=base, tokens=tokens, class_words=class_words)
     imported.concept.save(out)
     details = {"concept": str(out), "layout": imported.layout, "names_in_files": dict(imported.tokens)}

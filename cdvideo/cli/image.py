@@ -38,8 +38,8 @@ def command(outs: tuple[Path, ...], **given: Any) -> None:
     destinations = outs or default_outs(given["prompt"], "png")
     for path in destinations:
         check_destination(path)
-    check_prompts([given["prompt"]])
     concepts = choose_concepts(given["prompt"], given.pop("concepts"))
+    check_prompts([given["prompt"]], concepts)
     sampling, setup = split_settings(given)
     with open_studio(concepts, with_motion=False, **setup) as studio:
         say_prompts(studio, [sampling["prompt"]])

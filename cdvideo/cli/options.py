@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,14 +28,19 @@ class Destination(click.Path):
 def check_apart(outs: Sequence[Path], *, init: Path | None, preview: Path | None = None) -> None:
     """Raises UserError where what is written would replace what is read, or one thing another."""
     from cdvideo.errors import UserError
+    from cdvideo.video.destination import FRAME_NAME
 
-    taken = {path.resolve(): name for path, name in ((init, "--init"), (preview, "--preview")) if path is not None}
-    if init and preview and init.resolve() == preview.resolve():
+    places = {name: os.path.realpath(path) for name, path in (("--init", init), ("--preview", preview)) if path is not None}
+    if init and places.get("--preview") == places["--init"]:
         raise UserError(f"--init and --preview are both {init}", remedy="give the preview another name")
+    taken = {place: name for name, place in places.items()}
     for path in outs:
-        if name := taken.get(path.resolve()):
+        place = os.path.realpath(path)
+        if name := taken.get(place):
             raise UserError(f"--out and {name} are both {path}", remedy="give --out another name")
-        taken[path.resolve()] = "another --out"
+        taken[place] = "another --out"
+        if init and os.path.dirname(places["--init"]) == place and FRAME_NAME.fullmatch(init.name):
+            raise UserError(f"--init is one of the frames in {path}, which --out would replace", remedy="give --out another name")
 
 
 def device_options(function: Command) -> Command:
@@ -119,12 +125,15 @@ def check_concept_path(out: Path, *, overwrite: bool) -> None:
     check_free([out], overwrite=overwrite)
 
 
-def check_prompts(prompts: Sequence[str]) -> None:
+def check_prompts(prompts: Sequence[str], concepts: Sequence[tuple[Path, float]]) -> None:
     """Raises UserError for weights that cannot be read; says of one that is read as words, since it is no number, that it is."""
     from cdvideo.animate.weights import parse_weights
+    from cdvideo.concept import distinct_names, read_header
 
+    renames = distinct_names([read_header(path).tokens for path, _ in concepts])
+    tokens = [name for names in renames for name in names.values()]
     for prompt in prompts:
-        parse_weights(prompt)
+        parse_weights(prompt, tokens)
         for weight in re.findall(r":\s*([+-]?\d+,\d+)\s*[)\]]", prompt):
             right = weight.replace(",", ".")
             click.echo(f"{note_label()} {weight} is no weight and is read as words; write it with a point: {right}", err=True)

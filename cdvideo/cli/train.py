@@ -63,17 +63,22 @@ def command(
       cdvideo train my-photos --class dog --base sd15 --out concepts/rex.safetensors
     """
     if check:
-        from cdvideo.cli.checking import check_images, check_options
+        from cdvideo.cli.checking import check_images
+        from cdvideo.cli.training import checked_options
+        from cdvideo.config import is_yaml
 
         # What is wrong with the options would stop the training that the report says is ready.
-        needs_class = not _is_yaml(images) and not given["class_word"]
-        check_options(_settings(images, base=base_name, **given | ({"class_word": "subject"} if needs_class else {})))
+        needs_class = not is_yaml(images) and not given["class_word"]
+        settings = _settings(images, base=base_name, **given | ({"class_word": "subject"} if needs_class else {}))
+        check_concept_path(settings.concept_path, overwrite=overwrite or resume)
+        checked_options(settings, settings.concept_path, overwrite=overwrite, resume=resume)
         code = check_images(images, base_name=base_name, device=device, dtype=dtype, offline=offline, given=given)
         click.get_current_context().exit(code)
     settings = _settings(images, base=base_name, **given)
     out = settings.concept_path
     check_concept_path(out, overwrite=overwrite or resume)
     from cdvideo.cli.training import train_concept
+    from cdvideo.concept import CONCEPTS
 
     concept = train_concept(settings, out, device=device, dtype=dtype, offline=offline, overwrite=overwrite, resume=resume)
     if os.environ.get("RANK", "0") != "0":
@@ -83,20 +88,16 @@ def command(
     if settings.samples_every:
         click.echo(f"samples: {out.with_suffix('.training') / 'samples.png'}")
     said = " and ".join(f"a {subject.token} {subject.class_word}" for subject in settings.subjects)
-    where = "" if out.parent == Path("concepts") else f"--concept {shlex.quote(str(out))} "
+    where = "" if out.parent == CONCEPTS else f"--concept {shlex.quote(str(out))} "
     click.echo(f'next:    cdvideo animate {where}--prompt "{said} in the snow"')
 
 
-def _is_yaml(images: Path) -> bool:
-    return images.suffix.lower() in (".yaml", ".yml")
-
-
 def _settings(images: Path, **given: Any) -> Any:
-    from cdvideo.config import TrainConfig, checked, load_yaml
+    from cdvideo.config import TrainConfig, checked, is_yaml, load_yaml
     from cdvideo.errors import UserError
 
     chosen = {name: value for name, value in given.items() if value is not None and value != ()}
-    if _is_yaml(images):
+    if is_yaml(images):
         file = load_yaml(images, TrainConfig)
         return checked(TrainConfig, {**file.model_dump(exclude_unset=True), **chosen}, f"{images} with the options given")
     if "class_word" not in chosen:

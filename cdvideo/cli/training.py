@@ -16,7 +16,7 @@ from cdvideo.config import TrainConfig
 from cdvideo.errors import UserError, UserNote
 from cdvideo.train.journal import Journal, Scorer, journal_folder
 from cdvideo.train.optimisers import check_optimizer
-from cdvideo.train.previews import class_pictures, read_class_pictures
+from cdvideo.train.previews import class_picture_paths, class_pictures, read_class_pictures
 from cdvideo.train.processes import Processes
 
 if TYPE_CHECKING:
@@ -24,6 +24,31 @@ if TYPE_CHECKING:
 
     from cdvideo.evaluate.clip import Clip
     from cdvideo.train.photos import Photo
+
+
+def checked_options(settings: TrainConfig, out: Path, *, overwrite: bool, resume: bool) -> dict[str, Path]:
+    """The folders of pictures by class word. Raises UserError for what a training refuses whatever its photos and its base are."""
+    checkpoint = train.checkpoint_path(out)
+    if resume:
+        train.check_resumable(checkpoint)
+    elif checkpoint.exists() and not overwrite:
+        raise UserError(
+            f"there is an unfinished training: {checkpoint}", remedy="go on from it with --resume, or begin anew with --overwrite"
+        )
+    check_optimizer(settings.optimizer)
+    train.check_spl_weight(settings.method, settings.spl_weight)
+    given: dict[str, Path] = {}
+    for one in settings.subjects:
+        if one.class_images and given.setdefault(one.class_word, one.class_images) != one.class_images:
+            raise UserError(
+                f"there are two folders of pictures of the class {one.class_word}: {given[one.class_word]} and {one.class_images}",
+                remedy="put the pictures into one, and name it once",
+            )
+    own = train.find_method(settings.method).prior_weight
+    if own if settings.prior_weight is None else settings.prior_weight:
+        for folder in given.values():
+            class_picture_paths(folder)
+    return given
 
 
 def train_concept(
@@ -36,23 +61,8 @@ def train_concept(
     overwrite: bool = False,
     resume: bool = False,
 ) -> Concept:
-    checkpoint = train.checkpoint_path(out)
-    if resume:
-        train.check_resumable(checkpoint)
-    elif checkpoint.exists() and not overwrite:
-        raise UserError(
-            f"there is an unfinished training: {checkpoint}", remedy="go on from it with --resume, or begin anew with --overwrite"
-        )
-    check_optimizer(settings.optimizer)
-    train.check_spl_weight(settings.method, settings.spl_weight)
+    given = checked_options(settings, out, overwrite=overwrite, resume=resume)
     named = {str(subject.token): subject for subject in settings.subjects}
-    given: dict[str, Path] = {}
-    for one in named.values():
-        if one.class_images and given.setdefault(one.class_word, one.class_images) != one.class_images:
-            raise UserError(
-                f"there are two folders of pictures of the class {one.class_word}: {given[one.class_word]} and {one.class_images}",
-                remedy="put the pictures into one, and name it once",
-            )
     photos = {token: train.load_photos(one.images, token=token, class_word=one.class_word) for token, one in named.items()}
     loaded = base.load(settings.base, device=device, dtype=dtype, offline=offline)
     for one in named.values():

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cdvideo.concept import Concept, LowRankChange
 from cdvideo.errors import UserError
+from cdvideo.files import explained
 from cdvideo.interop.moving import require_key_values
 from cdvideo.interop.outputs import Export, write_new
 
@@ -66,8 +67,11 @@ def export_diffusers(concept: Concept, folder: Path, *, pickled: bool = False, o
     files[folder / COMPANION] = (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
     earlier = _exported_before(folder)
     write_new(folder, files, overwrite=overwrite)
-    for file in earlier - set(files):
-        file.unlink(missing_ok=True)
+    with explained(folder):
+        for file in earlier:
+            # Some disks do not tell names apart by case.
+            if file.exists() and not any(file.samefile(new) for new in files):
+                file.unlink()
     return Export(files=tuple(files), tokens=names)
 
 

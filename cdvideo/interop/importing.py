@@ -309,7 +309,9 @@ def _companion(path: Path) -> Mapping[str, Any] | None:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}", cause=str(error), remedy="delete it to import the files as another program's") from error
-    if not isinstance(values, dict) or not isinstance(values.get("cdvideo_concept"), dict):
+    if not isinstance(values, dict) or not all(isinstance(values.get(name, {}), dict) for name in ("cdvideo_concept", "embeddings")):
+        return None
+    if "cdvideo_concept" not in values:
         return None
     is_there = (file.parent / str(values.get("weights"))).is_file()
     if is_there and (missing := [name for name in values.get("embeddings", {}).values() if not (file.parent / name).is_file()]):

@@ -22,7 +22,7 @@ from cdvideo.storyboard.mistakes import BrokenStoryboard, Mistake, spelled
 from cdvideo.storyboard.planning import FilmPlan, locate, lora_of, planned
 from cdvideo.storyboard.reading import Source, read_source
 from cdvideo.storyboard.script import KeyPath, Storyboard, modernised
-from cdvideo.strengths import split_strength
+from cdvideo.strengths import check_strength, split_strength
 
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -260,6 +260,10 @@ def _camera_problem(move: str, base: str) -> tuple[str, str] | None:
         name, strength = move, 1.0
     if not math.isfinite(strength):
         return f"{tail} is no strength of a camera move", f"write a number behind the colon, such as {name}:0.6"
+    try:
+        check_strength(strength, of="a camera move")
+    except UserError as error:
+        return error.message, error.remedy
     name = name if colon else move
     if not _may_be_model(name, dict.fromkeys(CAMERA_MOVES)):
         return _unknown("camera move", name, dict.fromkeys(CAMERA_MOVES))

@@ -360,7 +360,7 @@ def locate(named: Path, source: Path) -> Path:
 
 
 def lora_of(text: str, source: Path) -> tuple[str, float]:
-    """(file, alias or hub id, strength) of a LoRA that a storyboard names. Raises UserError for a strength that is no finite number."""
+    """(file, alias or hub id, strength) of a LoRA that a storyboard names. Raises UserError for a strength that is none."""
     name, strength = split_strength(text, what="a LoRA", example="style.safetensors:0.7")
     found = locate(Path(name), source)
     return str(found) if os.path.exists(found) else name, strength

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdvideo.concept import read_header
+from cdvideo.concept import CONCEPTS, read_header
 from cdvideo.errors import UserError
 from cdvideo.files import explained
 
@@ -22,7 +22,7 @@ class Found:
     file: Path
 
 
-def write_starter(file: Path, concepts: Path = Path("concepts")) -> list[Found]:
+def write_starter(file: Path, concepts: Path = CONCEPTS) -> list[Found]:
     """The cast of the starter that is written to `file`: the newest concepts of a folder, or nobody. Raises UserError where it exists."""
     cast = newest_cast(concepts)
     with explained(file):

@@ -122,7 +122,7 @@ class Journal:
                 rows.append(np.stack(np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1)))
             step = f"step {int(path.stem.removeprefix('samples-'))}"
             # A training that goes on may have been given others.
-            labels.append(step if prompts == before else f"{' | '.join(prompts)}: {step}")
+            labels.append(f"{' | '.join(prompts)}: {step}" if prompts and prompts != before else step)
             before = prompts
         sheet = contact_sheet(rows, max(map(len, rows)), labels)
         replace_files(self.sheet_path, [(self.sheet_path, png_bytes(sheet))])

@@ -72,12 +72,16 @@ def class_pictures(
 def read_class_pictures(base: Base, folder: Path) -> list[Image.Image]:
     """The pictures of a folder at the base's own size, read as photos are. Raises UserError where there is none."""
     side = base.preset.native_size
+    return [load_photo(path).resize((side, side), Image.Resampling.LANCZOS) for path in class_picture_paths(folder)]
+
+
+def class_picture_paths(folder: Path) -> list[Path]:
+    """The pictures of a folder. Raises UserError where there is none."""
     try:
-        paths = find_photos(folder)
+        return find_photos(folder)
     except UserError as error:
         remedy = "put some there, or leave --class-images out, and the base draws them"
         raise UserError(f"no pictures of the class in {folder}", cause=error.message, remedy=remedy) from error
-    return [load_photo(path).resize((side, side), Image.Resampling.LANCZOS) for path in paths]
 
 
 def png_bytes(picture: Image.Image, texts: Mapping[str, str] | None = None) -> bytes:

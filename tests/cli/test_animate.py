@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cdvideo.concept import KEY_VALUE_SUFFIXES, Concept, ConceptHeader
-from cdvideo.video import read
+from cdvideo.video import Clip, read
 from tests.command_line import call
 
 QUICK = ("--frames", "4", "--steps", "4", "--size", "64x64")
@@ -38,7 +38,7 @@ def test_long_prompts_and_unknown_tokens_are_said():
     long = "a V* bear " + "reading a book in the snow and " * 6
     result = call("animate", "--frames", "1", "--steps", "1", "--size", "64x64", "--prompt", long, "--out", "a")
     assert result.exit_code == 0, result.output
-    assert "tokens long and is read in 2 parts" in result.output and "names V*, which no concept has" in result.output
+    assert "tokens long and is read in 2 parts" in result.output and "names V*, which no concept in use has" in result.output
     assert all(line.startswith("note: ") for line in result.output.splitlines() if "note: " in line), "no bar before a note"
 
 
@@ -53,7 +53,7 @@ def test_a_prompt_of_two_subjects_takes_the_newest_concept_of_each(pocket, monke
     result = call("animate", *quick, "--prompt", "a V* bear and a V2* cat", "--out", "a")
     assert result.exit_code == 0, result.output
     assert [Path(one["file"]).stem for one in read("a").record["concepts"]] == ["bear", "cat"]
-    assert "which no concept has" not in result.output
+    assert "which no concept in use has" not in result.output
 
 
 def test_a_comma_in_a_weight_is_said():
@@ -80,6 +80,7 @@ def test_a_comma_in_a_weight_is_said():
         (("--prompt", "a bear", "--steps", "1001"), "--steps from 1 to 1000"),
         (("--prompt", "a bear", "--init", "start.png", "--freeinit", "2"), "leave one of them out"),
         (("--prompt", "a bear", "--init", "start.png", "--out", "start.png"), "--out and --init are both start.png"),
+        (("--prompt", "a bear", "--init", "own/frame_0000.png", "--out", "own"), "--init is one of the frames in own"),
         (("--prompt", "a bear", "--preview", "b.png", "--out", "b.png"), "--out and --preview are both b.png"),
         (("--prompt", "a bear", "--out", "a"), "--out and another --out are both a"),
         (("--prompt", "a bear", "--out", ""), "an empty name"),
@@ -96,6 +97,7 @@ def test_a_comma_in_a_weight_is_said():
 def test_mistakes_have_one_clear_message(arguments, said):
     Path("text").write_text("")
     Image.new("RGB", (64, 64), "red").save("start.png")
+    Clip(frames=np.zeros((1, 64, 64, 3), np.uint8), fps=8, record={}).save("own")
     result = call("animate", *QUICK, *arguments, "--out", "a")
     assert result.exit_code == 2, result.output
     assert said in result.output and "Traceback" not in result.output and not Path("a").exists()

@@ -74,6 +74,12 @@ def test_camera_moves_are_in_the_clip_and_its_record():
         np.stack([np.asarray(Image.open(path)) for path in sorted(Path(name).glob("*.png"))]) for name in ("plain", "none", "moved")
     )
     assert np.array_equal(plain, none) and not np.array_equal(plain, moved)
+    # Earlier versions took any strength, and what they rendered can still be rendered again.
+    record["cameras"][0]["strength"] = 12.0
+    Clip(frames=moved, fps=8, record=record).save("earlier")
+    result = call("animate", "--replay", "earlier", "--out", "again")
+    assert result.exit_code == 0, result.output
+    assert json.loads(call("info", "again", "--json").output)["record"]["cameras"][0]["strength"] == 12
 
     shots = [{"prompt": "a bear"}, {"prompt": "a bear", "camera": "own.safetensors"}]
     Path("board.yaml").write_text(json.dumps({"title": "Moves", "steps": 2, "frames": 2, "shots": shots}))

@@ -177,6 +177,11 @@ def test_the_usual_short_forms_are_right():
     assert found.plan.shots[0].start == Path("start.png") and found.plan.num_frames == 16 + 16 + 16 - 4
 
 
+def test_a_camera_move_that_is_too_strong_is_said():
+    (found,) = mistakes_of(film("{prompt: a, camera: zoom-in:12}"))
+    assert "12 is no strength of a camera move" in found
+
+
 def test_a_sound_that_cannot_be_read_is_said():
     Path("music.mp3").write_text("echo hello")
     (found,) = mistakes_of(film("{prompt: a}", more="audio: music.mp3\n"))

@@ -102,6 +102,9 @@ def test_rows_keep_the_prompts_that_they_were_drawn_of(quick, tmp_path, monkeypa
     for prompts, resume, step in ((["a bear", "a dog"], False, 10), (["a fox"], True, 20), (["a fox"], True, 30)):
         Journal(tmp_path, [BEAR], settings={}, prompts=prompts, samples_every=10, resume=resume).milestone(milestone(quick, step))
     assert drawn[-1] == ["a bear | a dog: step 10", "a fox: step 20", "step 30"]
+    Image.new("RGB", (64, 32)).save(tmp_path / "samples-000005.png")
+    Journal(tmp_path, [BEAR], settings={}, prompts=["a fox"], samples_every=10, resume=True).milestone(milestone(quick, 40))
+    assert drawn[-1][:2] == ["step 5", "a bear | a dog: step 10"], "a row of an earlier version does not say"
 
 
 def test_the_end_is_drawn_even_where_it_is_no_multiple(quick, tmp_path):

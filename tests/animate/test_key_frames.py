@@ -35,9 +35,13 @@ def test_values_lie_on_straight_lines():
 
 def test_a_course_as_it_is_written():
     assert parse_values("0:1.0, 12:0.3") == {0: 1.0, 12: 0.3}
-    for text in ("", "1.0", "0:x", "x:1", "0:1, 0:2", "0:inf", "0:1,"):
+    for text in ("", "1.0", "0:x", "x:1", "0:inf", "0:1,"):
         with pytest.raises(UserError, match="no course"):
             parse_values(text)
+    with pytest.raises(UserError, match="two values at frame 0"):
+        parse_values("0:1, 0:2")
+    with pytest.raises(UserError, match="-11 is no strength"):
+        parse_values("0:1, 2:-11")
 
 
 @pytest.mark.parametrize(("frames", "said"), [([16], "frame 16"), ([-1], "frame -1"), ([], "no frame")])

@@ -100,7 +100,7 @@ def test_strengths_change_by_frame_and_by_concept(pocket, pocket_motion):
         ({"prompt": "a bear", "prompts": {0: "a fox"}}, "two prompts at frame 0"),
         ({"prompts": {0: "a bear", 16: "a fox"}}, "the prompt is set at frame 16"),
         ({"prompt": "a bear", "travel": "warp"}, "no travel 'warp'"),
-        ({"prompt": "a bear", "concept_strengths": [{0: 1.0}]}, "1 courses of strength for 0 concepts"),
+        ({"prompt": "a bear", "concept_strengths": [{0: 1.0}]}, "there is no concept whose strength could change"),
     ],
 )
 def test_impossible_courses_are_refused(pocket, pocket_motion, settings, said):

@@ -203,7 +203,9 @@ def test_a_recorded_training_learns_the_same_bits(small_folder, pictures, tmp_pa
     settings = {"method": method, "accumulate": 2, "prior_weight": 0.5, "class_pictures": {"bear": pictures["V2*"]}}
     if METHODS[method].spl_weight or method == "textual-inversion":
         settings["spl_weight"] = 0.3
-    recorded = run(base.load(str(small_folder), device="cpu", dtype=dtype), pictures, tmp_path / "a.safetensors", **settings)
+    loaded = base.load(str(small_folder), device="cpu", dtype=dtype)
+    recwarn.clear()  # Where a processor does not compute in bf16, loading says so.
+    recorded = run(loaded, pictures, tmp_path / "a.safetensors", **settings)
     assert not [one for one in recwarn if isinstance(one.message, UserNote)], "it was not recorded"
     plain()
     usual = run(base.load(str(small_folder), device="cpu", dtype=dtype), pictures, tmp_path / "b.safetensors", **settings)

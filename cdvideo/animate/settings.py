@@ -11,13 +11,13 @@ from cdvideo.base.catalog import BasePreset
 from cdvideo.errors import UserError
 from cdvideo.motion import WeightedLora
 from cdvideo.video.clip import MIN_FPS
+from cdvideo.video.resampling import MAX_FPS
 
 MAX_FRAMES = 4096
 LEAST_LOOP = 8
 MOST_GUIDANCE = 100
 MOST_STEPS = 1000
 """Stable Diffusion is trained on as many levels of noise."""
-MAX_PLAYED_FPS = 120
 
 Course = Mapping[int, float]
 """Values by frame: 1.0 at frame 0 and 0.3 at frame 12 is {0: 1.0, 12: 0.3}."""
@@ -72,8 +72,8 @@ def check_length(num_frames: int, fps: float, *, loop: bool) -> None:
     if not least <= num_frames <= MAX_FRAMES:
         what = "loop" if loop else "render"
         raise UserError(f"cannot {what} {num_frames} frames", remedy=f"choose --frames from {least} to {MAX_FRAMES}; 16 is usual")
-    if not MIN_FPS <= fps <= MAX_PLAYED_FPS:
-        raise UserError(f"cannot play {fps:g} frames a second", remedy=f"choose --fps from {MIN_FPS:g} to {MAX_PLAYED_FPS}; 8 is usual")
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(f"cannot play {fps:g} frames a second", remedy=f"choose --fps from {MIN_FPS:g} to {MAX_FPS}; 8 is usual")
 
 
 def check_rounds(freeinit: int, *, starts: bool) -> None:

@@ -56,10 +56,9 @@ class Verbs(click.Group):
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     """Our own notes as one line; the warnings of libraries stay out of the user's way."""
     if issubclass(category, UserNote):
-        from cdvideo.cli.progress import beside_bars
+        from cdvideo.cli.progress import say_note
 
-        with beside_bars():
-            click.echo(click.style("note: ", fg="yellow") + str(message), err=True)
+        say_note(str(message))
 
 
 @click.command(cls=Verbs, epilog="Start with: cdvideo demo")

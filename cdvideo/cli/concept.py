@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cdvideo.cli.options import check_concept_path, note_label, offline_option
+from cdvideo.cli.options import check_concept_path, offline_option
 
 if TYPE_CHECKING:
     from cdvideo.base import Base
@@ -177,6 +177,7 @@ def import_command(
       cdvideo concept import logs/delta.bin --token "V1*" --class cat --token "V2*" --class dog --out concepts/pets.safetensors
     """
     check_concept_path(out, overwrite=overwrite)
+    from cdvideo.cli.progress import say_note
     from cdvideo.errors import UserError
     from cdvideo.interop import import_diffusers
     from cdvideo.interop.importing import check_kind, companion_header
@@ -188,7 +189,7 @@ def import_command(
         try:
             base = _load_base(own.base, offline)
         except UserError as error:
-            click.echo(f"{note_label()} whether the base reads the new words is not known: {error.message}", err=True)
+            say_note(f"whether the base reads the new words is not known: {error.message}")
     imported = import_diffusers(path, base=base, tokens=tokens, class_words=class_words)
     imported.concept.save(out)
     details = {"concept": str(out), "layout": imported.layout, "names_in_files": dict(imported.tokens)}
@@ -212,6 +213,7 @@ def compress_command(file: Path, rank: int, out: Path, overwrite: bool, base_nam
 
     header = read_header(file)
     check_concept_path(out, overwrite=overwrite)
+    from cdvideo.cli.progress import say_note
     from cdvideo.concept import Concept
     from cdvideo.interop import compress
     from cdvideo.interop.compressing import check_rank
@@ -223,7 +225,7 @@ def compress_command(file: Path, rank: int, out: Path, overwrite: bool, base_nam
     smaller.concept.save(out)
     details = {"concept": str(out), "bytes_before": before, "bytes_after": out.stat().st_size}
     if out.stat().st_size >= before:
-        click.echo(f"{note_label()} {out} is no smaller than {file}; a lower --rank makes it smaller", err=True)
+        say_note(f"{out} is no smaller than {file}; a lower --rank makes it smaller")
     _report({**details, "relative_error": smaller.relative_error, "layers": dict(smaller.layers)}, as_json)
 
 

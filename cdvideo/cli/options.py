@@ -128,6 +128,7 @@ def check_concept_path(out: Path, *, overwrite: bool) -> None:
 def check_prompts(prompts: Sequence[str], concepts: Sequence[tuple[Path, float]]) -> None:
     """Raises UserError for weights that cannot be read; says of one that is read as words, since it is no number, that it is."""
     from cdvideo.animate.weights import parse_weights
+    from cdvideo.cli.progress import say_note
     from cdvideo.concept import distinct_names, read_header
 
     renames = distinct_names([read_header(path).tokens for path, _ in concepts])
@@ -136,11 +137,7 @@ def check_prompts(prompts: Sequence[str], concepts: Sequence[tuple[Path, float]]
         parse_weights(prompt, tokens)
         for weight in re.findall(r":\s*([+-]?\d+,\d+)\s*[)\]]", prompt):
             right = weight.replace(",", ".")
-            click.echo(f"{note_label()} {weight} is no weight and is read as words; write it with a point: {right}", err=True)
-
-
-def note_label() -> str:
-    return click.style("note:", fg="yellow")
+            say_note(f"{weight} is no weight and is read as words; write it with a point: {right}")
 
 
 def check_replay(prompts: Sequence[str | None], replay: Path | None) -> None:
@@ -175,6 +172,7 @@ def choose_concepts(prompt: str, given: Sequence[str]) -> list[tuple[Path, float
 
     Says which, and what looks forgotten.
     """
+    from cdvideo.cli.progress import say_note
     from cdvideo.concept import distinct_names, is_named, newest_for_prompt, read_header
 
     chosen = [_with_strength(text) for text in given]
@@ -186,10 +184,10 @@ def choose_concepts(prompt: str, given: Sequence[str]) -> list[tuple[Path, float
     renames = distinct_names([header.tokens for header in headers])
     for (path, _), header, names in zip(chosen, headers, renames, strict=True):
         if any(token != name for token, name in names.items()):
-            click.echo(f"{note_label()} {path} is called {', '.join(names.values())} here, since another has its token too", err=True)
+            say_note(f"{path} is called {', '.join(names.values())} here, since another has its token too")
         if not any(is_named(name, prompt) for name in names.values()):
             named = " or ".join(f'"{names[token]} {word}"' for token, word in zip(header.tokens, header.class_words, strict=True))
-            click.echo(f"{note_label()} the prompt does not name the concept {path}; write {named} where it should appear", err=True)
+            say_note(f"the prompt does not name the concept {path}; write {named} where it should appear")
     return chosen
 
 

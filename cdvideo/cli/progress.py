@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import click
 from tqdm import tqdm
 
 
@@ -26,11 +27,10 @@ def steps_bar(description: str, position: int = 0) -> Iterator[Callable[[int, in
         bar.close()
 
 
-@contextmanager
-def beside_bars() -> Iterator[None]:
-    """Within it, what is printed stands on lines of its own, above the bars that are shown."""
+def say_note(message: str) -> None:
+    """A note on a line of its own, above the bars that are shown."""
     with tqdm.external_write_mode(file=sys.stderr):
-        yield
+        click.echo(click.style("note: ", fg="yellow") + message, err=True)
 
 
 def duration(seconds: float) -> str:

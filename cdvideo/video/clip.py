@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cdvideo.errors import UserError
 
 # What every container can count.
-MIN_FPS, MAX_FPS = 0.01, 1000.0
+MIN_FPS, _MAX_FPS = 0.01, 1000.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,8 +36,8 @@ class Clip:
             raise TypeError(f"the frames of a clip are a uint8 array, not {found}")
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or 0 in self.frames.shape:
             raise ValueError(f"the frames of a clip have shape (F, H, W, 3) with F, H, W >= 1, not {self.frames.shape}")
-        if not MIN_FPS <= self.fps <= MAX_FPS:
-            raise ValueError(f"the frame rate of a clip lies between {MIN_FPS:g} and {MAX_FPS:g}, not at {self.fps}")
+        if not MIN_FPS <= self.fps <= _MAX_FPS:
+            raise ValueError(f"the frame rate of a clip lies between {MIN_FPS:g} and {_MAX_FPS:g}, not at {self.fps}")
         if not isinstance(self.record, dict):
             raise TypeError(f"the record of a clip is a dict, not {type(self.record).__name__}")
         json.dumps(self.record, allow_nan=False)

@@ -71,7 +71,7 @@ def _check_own_frames(folder: Path) -> None:
     """Nothing, where a folder holds no frames and record but those of an earlier clip, which a new one may replace."""
     with explained(folder):
         frames = [path for path in folder.iterdir() if FRAME_NAME.fullmatch(path.name)]
-    foreign = next((path for path in sorted(frames) if not is_own_png(path)), None)
+    foreign = next((path for path in sorted(frames) if not _is_own_png(path)), None)
     if foreign is None and not frames and os.path.exists(folder / RECORD_NAME):
         foreign = folder / RECORD_NAME
     if foreign:
@@ -79,7 +79,7 @@ def _check_own_frames(folder: Path) -> None:
         raise UserError(f"{folder} cannot become a folder of frames.", cause=cause, remedy="give a folder that is free")
 
 
-def is_own_png(path: Path) -> bool:
+def _is_own_png(path: Path) -> bool:
     """Whether a file is a PNG that cdvideo wrote."""
     from PIL import Image
 

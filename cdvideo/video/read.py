@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 from cdvideo.video.clip import Clip
 from cdvideo.video.destination import FRAME_NAME, PNG_FPS_KEY, PNG_RECORD_KEY, Kind, StrPath, sidecar_of
 from cdvideo.video.gather import gathered
@@ -60,7 +61,8 @@ def read_record(path: StrPath) -> dict[str, Any] | None:
 def describe(path: StrPath) -> dict[str, Any]:
     """What `cdvideo info` shows: kind, path, width, height (pixels), num_frames, fps, duration (seconds), codec, bytes, record.
 
-    `record` is None where there is none. No picture is decoded. Raises UserError as `read` does.
+    `record` is None where there is none. No picture is decoded; of a video that ends early, what is there is told, with a note. Raises
+    UserError as `read` does.
     """
     file = Path(path)
     with _damage_explained(file):
@@ -256,5 +258,10 @@ def _promised_end(stream: VideoStream) -> float:
 
 def _describe_video(file: Path) -> tuple[int, int, int, float, str]:
     with _opened(file) as (container, stream):
-        num_frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
-        return stream.width, stream.height, num_frames, _fps_of(stream), stream.codec_context.name
+        fps = _fps_of(stream)
+        whole = [packet for packet in container.demux(stream) if packet.size and not packet.is_corrupt]
+        ends = [float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in whole if packet.pts is not None]
+        if len(whole) < stream.frames or max(ends, default=0.0) < _promised_end(stream) - 0.5 / fps:
+            num_promised = stream.frames or round(_promised_end(stream) * fps)
+            warnings.warn(f"{file} ends early: {len(whole)} of {num_promised} frames are there", UserNote, stacklevel=2)
+        return stream.width, stream.height, len(whole), fps, stream.codec_context.name

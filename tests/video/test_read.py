@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import warnings
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 from cdvideo.video import describe, read, read_record, write
 from tests.video.scenes import LONG_RECORD, moving_clip, moving_scene, psnr
 
@@ -89,6 +90,18 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, name: str, keep: fl
     with pytest.raises(UserError) as caught:
         read(path)
     assert name in caught.value.message and caught.value.cause and caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm"])
+def test_a_truncated_video_is_described_as_far_as_it_goes(tmp_path: Path, name: str) -> None:
+    path = write(moving_clip(num_frames=12), tmp_path / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert describe(path)["num_frames"] == 12
+    path.write_bytes(path.read_bytes()[: int(0.9 * path.stat().st_size)])
+    with pytest.warns(UserNote, match=rf"{name} ends early: \d+ of 12 frames are there"):
+        facts = describe(path)
+    assert 0 < facts["num_frames"] < 12 and facts["record"]
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"", "it is empty"), (b"just a text\n" * 9, "does not start as")])

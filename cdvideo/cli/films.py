@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from cdvideo.animate import OnStep
 from cdvideo.cli.progress import duration, size_of
+from cdvideo.errors import Interrupted
 from cdvideo.storyboard import Film, FilmPlan, PlannedShot, render
 from cdvideo.storyboard.film import rendering_of, with_what_they_continue
 from cdvideo.storyboard.forecast import Forecast, ForecastShot, Measured, forecast
@@ -89,9 +90,8 @@ def render_film(plan: FilmPlan, source: Path, folder: Path, **settings: Any) -> 
         try:
             film = render(plan, source, folder, on_take=progress.on_take, **settings)
         except KeyboardInterrupt:
-            bar.close()
-            click.echo(f"\nstopped; the finished shots are kept in {folder / 'shots'} and will not be rendered again", err=True)
-            raise
+            kept = f"the finished shots are kept in {folder / 'shots'} and will not be rendered again"
+            raise Interrupted("before the film was finished", cause=kept, remedy="render it again to go on") from None
     for path in (*film.files.values(), film.sheet, film.page):
         if path:
             click.echo(f"wrote {path}")

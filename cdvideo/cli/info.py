@@ -30,10 +30,10 @@ def _describe(file: Path) -> dict[str, object]:
 
         from cdvideo.concept import read_header
 
-        return {"kind": "concept", "file": str(file), **asdict(read_header(file))}
+        return {"kind": "concept", "path": str(file), **asdict(read_header(file))}
     from cdvideo.video import describe
 
-    return {"file": str(file), **describe(file)}
+    return describe(file)
 
 
 def print_details(details: dict[str, object], indent: str = "") -> None:

@@ -122,7 +122,7 @@ def render_command(
         raise UserError("--ray-address is of --executor ray", remedy="give --executor ray, or leave --ray-address out")
     checked = check(file)
     _say(checked.notes)
-    chosen = _numbers(only, len(checked.plan.shots)) if only else ()
+    chosen = () if only is None else _numbers(only, len(checked.plan.shots))
     from cdvideo.animate.reuse import speed_of
     from cdvideo.cli.films import describe_forecast, render_film
     from cdvideo.storyboard import slug
@@ -157,7 +157,7 @@ def _numbers(text: str, count: int) -> tuple[int, ...]:
     try:
         numbers = tuple(sorted({int(part) for part in text.split(",")}))
     except ValueError:
-        raise UserError(f"--only {text}: these are no shots", remedy="write their numbers, such as --only 2,5") from None
+        raise UserError(f"--only {text!r}: these are no shots", remedy="write their numbers, such as --only 2,5") from None
     if strangers := [number for number in numbers if not 1 <= number <= count]:
         raise UserError(f"there is no shot {strangers[0]}", remedy=f"choose --only from 1 to {count}")
     return numbers

@@ -62,3 +62,10 @@ def test_check_shows_what_is_special_about_a_shot():
 
 def test_schema_is_json():
     assert json.loads(call("schema").output) == schema()
+
+
+@pytest.mark.parametrize(("only", "words"), [("", "these are no shots"), ("two", "these are no shots"), ("1,7", "there is no shot 7")])
+def test_shots_that_there_are_not(only, words):
+    call("init", "film.yaml")
+    result = call("render", "film.yaml", "--only", only)
+    assert result.exit_code == 2 and words in result.output and "--only" in result.output

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,7 +33,7 @@ def init_command(file: Path) -> None:
     cast = write_starter(file)
     for found in cast:
         click.echo(f"cast:  {found.name} ({found.file})")
-    click.echo(f"wrote {file}\nnext:  cdvideo storyboard check {file}")
+    click.echo(f"wrote {file}\nnext:  cdvideo storyboard check {shlex.quote(str(file))}")
 
 
 @command.command("check")
@@ -81,6 +82,7 @@ def schema_command() -> None:
 @click.option(
     "--workers", type=click.IntRange(1), help="Processes that share the shots; by default one for each GPU, or core with a small base."
 )
+@click.option("--overwrite", is_flag=True, help="Replace another storyboard's film in OUT, or files that are of no film.")
 @click.option("--dry-run", is_flag=True, help="Say what would be rendered, and what memory and time that would take; write nothing.")
 @click.option(
     "--executor",
@@ -99,6 +101,7 @@ def render_command(
     draft: bool,
     formats: tuple[str, ...],
     workers: int | None,
+    overwrite: bool,
     dry_run: bool,
     executor: str,
     ray_address: str | None,
@@ -127,17 +130,22 @@ def render_command(
     from cdvideo.cli.films import describe_forecast, render_film
     from cdvideo.storyboard import slug
     from cdvideo.storyboard.film import FORMATS
+    from cdvideo.storyboard.ownership import films_of
 
     folder = out or Path("films") / slug(checked.plan.title)
     folder = folder / "draft" if draft else folder
     chosen_executor = _executor(executor, ray_address)
     speed = speed_of("draft" if draft else "exact")
-    settings = {"only": chosen, "speed": speed.name, "device": device, "dtype": speed.precision(dtype)}
+    settings: dict[str, Any] = {"only": chosen, "speed": speed.name, "device": device, "dtype": speed.precision(dtype)}
     if dry_run:
         for line in [*_described(checked.plan)[:1], *describe_forecast(checked.plan, folder, chosen_executor, workers, **settings)]:
             click.echo(line)
         return
-    render_film(checked.plan, file, folder, formats=formats or FORMATS, workers=workers, executor=chosen_executor, **settings)
+    if out is None and not folder.exists():
+        for other in films_of(file, folder.parent):
+            click.echo(f"note: the film of this storyboard had another title in {other}; --out {other} keeps its takes", err=True)
+    settings |= {"workers": workers, "executor": chosen_executor, "overwrite": overwrite}
+    render_film(checked.plan, file, folder, formats=formats or FORMATS, **settings)
 
 
 def _executor(name: str, ray_address: str | None) -> Executor:

@@ -16,6 +16,7 @@ from cdvideo.animate.reuse import DRAFT
 from cdvideo.files import replace_files
 from cdvideo.storyboard.cards import INK, PAPER, Typeface, captioned, still, title_card, typeface_for
 from cdvideo.storyboard.local import LocalExecutor
+from cdvideo.storyboard.ownership import SHOTS, check_own, own
 from cdvideo.storyboard.page import FilmOnPage, ShotOnPage, TakeOnPage, film_page
 from cdvideo.storyboard.planning import FilmPlan, PlannedCard
 from cdvideo.storyboard.shots import OnTake
@@ -55,18 +56,22 @@ def render(
     dtype: str = "auto",
     workers: int | None = None,
     executor: Executor | None = None,
+    overwrite: bool = False,
     on_take: OnTake | None = None,
 ) -> Film:
     """The film of a plan, whose storyboard was read from `source`, in the folder `out`: shots that lie there are not rendered again.
 
     With `only`, of the shots that are not there those of these numbers (from 1) alone are rendered, with what they continue; the film is
     put together once none is missing. `workers` of the executor, processes of this machine by default, share the shots: one for each GPU,
-    or core with a small base, unless said otherwise. Raises UserError before anything is rendered for what can be known by then.
+    or core with a small base, unless said otherwise. Raises UserError before anything is rendered for what can be known by then: where the
+    film of another storyboard lies, or somebody's own files, too, which only `overwrite` replaces.
     """
     look = _Look.of(plan)
     paths = {suffix: out / f"{slug(plan.title)}.{suffix}" for suffix in formats}
-    for path in (*paths.values(), out / "shots"):
+    for path in (*paths.values(), out / SHOTS):
         video.check_destination(path, fps=plan.fps)
+    if not overwrite:
+        check_own(out, [*paths.values(), *_beside(plan, out)], source)
     if look.sound:
         video.check_sound(look.sound, plan.seconds)
     rendering = rendering_of(plan, out, only=only, device=device, dtype=dtype, speed=speed)
@@ -82,7 +87,7 @@ def render(
 
 def rendering_of(plan: FilmPlan, out: Path, *, only: Collection[int] = (), **settings: Any) -> Rendering:
     """What every worker has to know of the film in `out`; `settings` are further ones of a Rendering, `only` as for `render`."""
-    return Rendering(plan=plan, folder=out / "shots", wanted=with_what_they_continue(plan, only), **settings)
+    return Rendering(plan=plan, folder=out / SHOTS, wanted=with_what_they_continue(plan, only), **settings)
 
 
 def with_what_they_continue(plan: FilmPlan, only: Collection[int]) -> set[int]:
@@ -92,6 +97,12 @@ def with_what_they_continue(plan: FilmPlan, only: Collection[int]) -> set[int]:
         if shot.number in wanted and shot.continues:
             wanted.add(shot.number - 1)
     return wanted
+
+
+def _beside(plan: FilmPlan, out: Path) -> tuple[Path, Path, Path]:
+    """The subtitles, the contact sheet and the page of the film in `out`."""
+    name = slug(plan.title)
+    return out / f"{name}.srt", out / f"{name}-sheet.png", out / "index.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +180,7 @@ class _Look:
 def _put_together(
     plan: FilmPlan, look: _Look, shots: Sequence[RenderedShot], source: Path, out: Path, paths: Mapping[str, Path], num_rendered: int
 ) -> Film:
+    own(out, source)
     records = [shot.kept.record for shot in shots]
     record = {"kind": "film", "title": plan.title, "fps": plan.fps, "shots": records}
     # A GIF has no subtitle track, so all of its captions are drawn.
@@ -185,16 +197,14 @@ def _put_together(
             sound=look.sound if has_tracks else None,
             cues=look.track if has_tracks else (),
         )
-    name = slug(plan.title)
     files = dict(paths)
+    subtitles, sheet, page = _beside(plan, out)
     # Burnt captions are no subtitles: players that find the file would show them twice.
-    subtitles = out / f"{name}.srt"
     if look.track:
         files["srt"] = subtitles
         replace_files(subtitles, [(subtitles, video.to_srt(look.track, plan.fps).encode())])
     else:
         subtitles.unlink(missing_ok=True)
-    sheet, page = out / f"{name}-sheet.png", out / "index.html"
     rows = [_picked(shot.kept.clip().frames) for shot in shots]
     video.contact_sheet(rows, columns=SHEET_COLUMNS, labels=[f"{shot.shot.number}. {shot.shot.prompt}" for shot in shots]).save(sheet)
     described = _on_page(plan, look, shots, records, files | {"contact sheet": sheet}, source, out)

@@ -91,7 +91,7 @@ def _foreseen(shelf: Shelf, chain: Chain, rendering: Rendering) -> list[Forecast
         takes = range(1, shot.takes + 1)
         known = not shot.continues or before is not None
         folders = shelf.folders(shot, before) if known else []
-        rendered = [take for take, folder in zip(takes, folders, strict=False) if is_finished(folder)]
+        rendered = [take for take, folder in zip(takes, folders, strict=False) if is_finished(folder, shot)]
         before = shelf.judged(shot, folders).kept if len(rendered) == shot.takes else None
         row.append(
             ForecastShot(

@@ -94,7 +94,7 @@ class PlannedShot:
     @property
     def prompt(self) -> str:
         """The prompts in one line, for people."""
-        return " → ".join(self.prompts.values())
+        return " -> ".join(self.prompts.values())
 
     @property
     def concepts(self) -> tuple[Path, ...]:

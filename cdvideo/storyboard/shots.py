@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -62,9 +63,11 @@ class Stage:
         """The shot with all its takes; what lies there already is not rendered again. `before` is the kept take of the shot before."""
         folders = self.shelf.folders(shot, before)
         for take, folder in enumerate(folders):
-            done = is_finished(folder)
+            done = is_finished(folder, shot)
             on_step = on_take(shot, take + 1, done) if on_take else None
             if not done:
+                # Of one that was damaged, frames may be left that nobody knows for such.
+                shutil.rmtree(folder, ignore_errors=True)
                 video.write(self._clip(shot, before, take, on_step), folder)
                 self.num_rendered += 1
         return self.shelf.judged(shot, folders)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,9 @@ FLICKER_WEIGHT = 0.01
 ENOUGH_MOTION, STILLNESS_WEIGHT = 1.0, 0.02
 """What moves less than so many levels (of 255) from frame to frame looks frozen; what it lacks of a level costs so much."""
 LEAST_DRAFT_SIDE = 128
+_PNG_END = b"IEND\xaeB`\x82"
+LONGEST_SLUG = 60
+"""So many letters, each of up to four bytes, and an ending fit into a file's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ class Shelf:
     def find(self, shot: PlannedShot, before: Take | None) -> RenderedShot | None:
         """The shot, where all its takes lie there already; `before` is the kept take of the shot before, or None."""
         folders = self.folders(shot, before)
-        return self.judged(shot, folders) if all(map(is_finished, folders)) else None
+        return self.judged(shot, folders) if all(is_finished(folder, shot) for folder in folders) else None
 
     def settings(self, shot: PlannedShot) -> dict[str, Any]:
         """What a studio's `clip` is called with, besides cameras, start and seed."""
@@ -203,9 +207,19 @@ def start_of(shot: PlannedShot, before: Take | None) -> Path | video.Clip | None
     return before.last_frame() if shot.continues and before else shot.start
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a take is there in full: its record is put there last."""
-    return (folder / "record.json").exists()
+def is_finished(folder: Path, shot: PlannedShot) -> bool:
+    """Whether a take is there in full: its record, which is put there last, and each of the shot's frames to its end."""
+    try:
+        is_record = isinstance(json.loads((folder / "record.json").read_bytes()), dict)
+        return is_record and all(_ends_as_png(folder / f"frame_{number:04d}.png") for number in range(shot.num_frames))
+    except (OSError, ValueError):
+        return False
+
+
+def _ends_as_png(file: Path) -> bool:
+    with file.open("rb") as opened:
+        opened.seek(-len(_PNG_END), os.SEEK_END)
+        return opened.read() == _PNG_END
 
 
 def _prompt_at(prompts: Mapping[int, str], frame: int) -> str:
@@ -221,5 +235,5 @@ def drafted_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def slug(text: str) -> str:
-    """The text as a part of a file's name: its letters and digits, of whichever script."""
-    return re.sub(r"[\W_]+", "-", text.lower()).strip("-") or "film"
+    """The text as a part of a file's name: its first letters and digits, of whichever script."""
+    return re.sub(r"[\W_]+", "-", text.lower())[:LONGEST_SLUG].strip("-") or "film"

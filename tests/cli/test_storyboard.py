@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from cdvideo.cli import main
+from cdvideo.storyboard import slug
 from cdvideo.storyboard.schema import schema
 from tests.storyboard.headers import header, write_concept
 
@@ -62,6 +63,12 @@ def test_check_shows_what_is_special_about_a_shot():
 
 def test_schema_is_json():
     assert json.loads(call("schema").output) == schema()
+
+
+def test_a_long_title_makes_no_long_name():
+    Path("film.yaml").write_text(f"title: {'é' * 300}\nshots: [prompt: a bear]\n")
+    assert slug("é" * 300) == "é" * 60 and slug("…") == "film" and slug("A bear's day") == "a-bear-s-day"
+    assert call("check", "film.yaml").exit_code == 0
 
 
 @pytest.mark.parametrize(("only", "words"), [("", "these are no shots"), ("two", "these are no shots"), ("1,7", "there is no shot 7")])

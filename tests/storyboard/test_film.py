@@ -140,6 +140,47 @@ def test_nothing_is_rendered_twice(tmp_path):
     assert all(np.array_equal(old, new) for old, new in zip(before, frames_of(film)[1:], strict=True))
 
 
+def test_a_damaged_take_is_rendered_again(tmp_path):
+    whole, _ = film_of(tmp_path, TWO)
+    first, second = (shot.kept.folder for shot in whole.shots)
+    frames = frames_of(whole)
+
+    def cut(file):
+        file.write_bytes(file.read_bytes()[:-20])
+
+    damages = [
+        lambda: cut(first / "frame_0003.png"),
+        lambda: (first / "frame_0005.png").unlink(),
+        lambda: (first / "record.json").write_text("{"),
+        lambda: (first / "frame_0000.png").write_bytes(b""),
+    ]
+    for damage in damages:
+        damage()
+        film, counter = film_of(tmp_path, TWO)
+        assert (film.num_rendered, counter.steps) == (1, 1) and film.shots[1].kept.folder == second
+        assert all(np.array_equal(own, other) for own, other in zip(frames_of(film), frames, strict=True))
+
+
+def test_no_film_replaces_another_or_somebodys_own_files(tmp_path):
+    film, _ = film_of(tmp_path, TWO)
+    other = tmp_path / "other.yaml"
+    other.write_text(TWO)
+    settings = {"formats": ("mp4",), "device": "cpu", "workers": 1}
+    before = film.files["mp4"].read_bytes()
+    with pytest.raises(UserError, match="another storyboard"):
+        render(plan_of(other), other, film.folder, **settings)
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "small.srt").write_text("mine")
+    with pytest.raises(UserError, match=r"small\.srt exists already"):
+        render(plan_of(other), other, tmp_path / "web", **settings)
+    assert film.files["mp4"].read_bytes() == before and (tmp_path / "web" / "small.srt").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "web").iterdir()] == ["small.srt"]
+    replaced = render(plan_of(other), other, film.folder, overwrite=True, **settings)
+    assert replaced.num_rendered == 0
+    with pytest.raises(UserError, match="another storyboard"):
+        film_of(tmp_path, TWO)
+
+
 def test_captions_are_found_out_before_anything_is_rendered_and_subtitles_are_those_of_the_track(tmp_path):
     lost = TWO.replace("- prompt: a bear on the beach", "- {prompt: a bear on the beach, caption: 漢}")
     with pytest.raises(UserError, match="漢"):

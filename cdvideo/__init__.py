@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cdvideo.animate.animator import Animator
     from cdvideo.concept import Concept
+    from cdvideo.errors import UserError
     from cdvideo.video import Clip
 
 __version__ = "0.1.0"
-__all__ = ["Animator", "Clip", "Concept", "__version__"]
+__all__ = ["Animator", "Clip", "Concept", "UserError", "__version__"]
 
-_HOMES = {"Animator": "cdvideo.animate.animator", "Clip": "cdvideo.video", "Concept": "cdvideo.concept"}
+_HOMES = {
+    "Animator": "cdvideo.animate.animator",
+    "Clip": "cdvideo.video",
+    "Concept": "cdvideo.concept",
+    "UserError": "cdvideo.errors",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -25,3 +31,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

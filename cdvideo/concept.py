@@ -153,7 +153,7 @@ class Looks:
     clip: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Concept:
     """Tuned weights by UNet parameter name, whole or as changes to the base's, and one embedding (D,) per token.
 
@@ -165,7 +165,7 @@ class Concept:
     embeddings: dict[str, Tensor]
     looks: Mapping[str, Looks] = field(default_factory=dict)
     """By token, what its photos look like; of some tokens nobody knows it."""
-    source: Path | None = field(default=None, compare=False)
+    source: Path | None = None
     """The file that it was loaded from."""
 
     def __post_init__(self) -> None:
@@ -174,6 +174,10 @@ class Concept:
         if not set(self.looks) <= set(self.header.tokens):
             raise ValueError(f"looks {sorted(self.looks)} of other tokens than {sorted(self.header.tokens)}")
         object.__setattr__(self, "header", replace(self.header, format_version=self._format_version))
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{token} {word}" for token, word in zip(self.header.tokens, self.header.class_words, strict=False))
+        return f"Concept({names}: {self.header.method} for {self.header.base})"
 
     def renamed(self, names: Mapping[str, str]) -> Concept:
         """The same concept with its tokens under new names, given by the old ones."""
@@ -252,6 +256,9 @@ class Concept:
         tuned = {name.removeprefix("unet."): value for name, value in tensors.items() if name.startswith("unet.")}
         embeddings = {name.removeprefix("embedding."): value for name, value in tensors.items() if name.startswith("embedding.")}
         features = {name.removeprefix("looks."): value for name, value in tensors.items() if name.startswith("looks.")}
+        if broken := next((name for name, value in tensors.items() if not value.isfinite().all()), None):
+            remedy = "train the concept again, with a lower --learning-rate, or --dtype fp32"
+            raise UserError(f"{path} holds values that are not numbers", cause=f"the first are in {broken}", remedy=remedy)
         strangers = sorted(name for name in tensors if not name.startswith(("unet.", "embedding.", "looks.")))
         if strangers:
             raise UserError(f"{path} holds a tensor that is no part of a concept: {strangers[0]}", remedy="train the concept again")
@@ -381,7 +388,7 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(
             f"no such concept: {path}",
-            cause=f"looked in {path.parent.resolve()}",
+            cause=f"looked in {path.parent.resolve()}{f' and in {CONCEPTS}' if path.parent == Path() else ''}",
             remedy="make one with: cdvideo train IMAGES --class WORD",
         ) from None
     except IsADirectoryError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 from cdvideo.errors import UserError
 
@@ -31,7 +33,14 @@ def split_strength(text: str, *, what: str, example: str) -> tuple[str, float]:
 
 
 def check_strength(strength: float, *, of: str) -> None:
-    """Raises UserError for a strength that is too far from what was trained."""
-    if abs(strength) > MOST_STRENGTH:
+    """Raises UserError for a strength that is no number, or too far from what was trained."""
+    if not isinstance(strength, Real) or not abs(strength) <= MOST_STRENGTH:
         remedy = f"strengths go from -{MOST_STRENGTH} to {MOST_STRENGTH}; 1 is as it was trained"
-        raise UserError(f"{strength:g} is no strength of {of}", remedy=remedy)
+        raise UserError(f"{written(strength)} is no strength of {of}", remedy=remedy)
+
+
+def written(value: Any) -> str:
+    """A value as an error names it: a number shortly, and what is none so that it is seen to be none."""
+    if isinstance(value, Integral):
+        return str(value)
+    return f"{value:g}" if isinstance(value, Real) else repr(value)

@@ -37,6 +37,21 @@ def test_a_path_may_be_a_string(tmp_path):
     assert found.source == tmp_path / "bear.safetensors" and found.header.tokens == ("V*",)
 
 
+def test_concepts_are_told_apart_and_shown_in_a_line():
+    one, other = make_concept(), make_concept("V1*", "V2*")
+    assert one != other and len({one, other, one}) == 2
+    assert repr(other) == "Concept(V1* bear, V2* bear: classdiffusion for pocket)"
+
+
+def test_a_concept_of_what_is_no_number_is_refused(tmp_path):
+    path = tmp_path / "bear.safetensors"
+    concept = make_concept()
+    replace(concept, tuned={"mid.attn2.to_k.weight": torch.full((4, 3), float("nan"))}).save(path)
+    with pytest.raises(UserError, match="values that are not numbers") as refused:
+        Concept.load(path)
+    assert "mid.attn2.to_k.weight" in refused.value.cause and "train" in refused.value.remedy
+
+
 def test_what_the_photos_look_like_goes_along(tmp_path):
     path, features = tmp_path / "bear.safetensors", torch.randn(5, 8)
     concept = replace(make_concept(), looks={"V*": Looks(features, "0123")})

@@ -19,8 +19,10 @@ from cdvideo.animate.reuse import Speed, speed_of
 from cdvideo.animate.settings import (
     Course,
     check_length,
+    check_prompt,
     check_rounds,
     describe_cameras,
+    plain_number,
     prompts_by_frame,
     sampling_settings,
     strengths_by_frame,
@@ -77,6 +79,7 @@ class Studio:
         self._recorded = describe_local(renamed, [concept.digest for concept, _ in pairs])
         if self.joining == "merge":
             renamed = [(_merged(base, renamed), 1.0)]
+        self._is_closed = False
         self._inside: list[Injection | Vocabulary] = []
         self._motion_unet: Any = None
         self._recordings = Recordings(base.device)
@@ -97,6 +100,7 @@ class Studio:
             raise
 
     def close(self) -> None:
+        self._is_closed = True
         self._recordings.forget()
         self._passes = {}
         self._motion_unet = None
@@ -109,15 +113,16 @@ class Studio:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def camera_moves(self, moves: Sequence[str | tuple[str, float]], *, offline: bool = False) -> list[WeightedLora]:
+    def camera_moves(self, moves: str | Sequence[str | tuple[str, float]], *, offline: bool = False) -> list[WeightedLora]:
         """The MotionLoRAs, with their strengths, for this base's motion module, of moves such as "zoom-in", "pan-left:0.6" or a path.
 
-        A move may be a pair of its name and its strength.
+        A move may be a pair of its name and its strength; a single one may stand alone.
         """
         if self.motion is None:
             raise ValueError("this studio has no motion module; give it one")
         kind, motion = self.base.preset.kind, self.motion
-        parsed = [parse_camera(move) if isinstance(move, str) else move for move in moves]
+        every = [moves] if isinstance(moves, str) else moves
+        parsed = [parse_camera(move) if isinstance(move, str) else move for move in every]
         return [(load_motion_lora(source, motion=motion, kind=kind, offline=offline), strength) for source, strength in parsed]
 
     def clip(
@@ -126,7 +131,7 @@ class Studio:
         *,
         prompts: Mapping[int, str] | None = None,
         travel: str = "linear",
-        concept_strengths: Sequence[Course] = (),
+        concept_strengths: Course | Sequence[Course] = (),
         num_frames: int = 16,
         fps: float = 8,
         size: tuple[int, int] | str | None = None,
@@ -155,9 +160,11 @@ class Studio:
         (0, 1] is how much of it is drawn anew. With `freeinit` above 1 the clip is rendered so many times, each time from noise that the
         one before has steadied. `speed` is exact, fast or draft (`SPEEDS` says what each gives up).
         """
+        self._check_open()
         if self._motion_unet is None:
             raise ValueError("this studio has no motion module; give it one, or ask for a still")
         check_length(num_frames, fps, loop=loop)
+        num_frames, fps = int(num_frames), plain_number(fps)
         course = prompts_by_frame(prompt, prompts, travel, num_frames)
         strengths = strengths_by_frame(concept_strengths, len(self.concepts), num_frames)
         chosen = speed_of(speed)
@@ -228,6 +235,7 @@ class Studio:
         on_step: OnStep | None = None,
     ) -> Clip:
         """A clip of one frame, from the base's own UNet without motion; `init` and `strength` as for a clip."""
+        self._check_open()
         settings = sampling_settings(
             self.base,
             self.preset,
@@ -239,10 +247,15 @@ class Studio:
             schedule=schedule,
             sampler=sampler,
         )
+        check_prompt(prompt)
         start = self._start(init, strength, settings)
         latents = self._denoise(settings, prompts={0: prompt}, start=start, on_step=on_step)
         record = {"kind": "still", "prompt": prompt, **settings, "init": start.described() if start else None, **self._origin()}
         return Clip(frames=self.base.decode(latents).numpy(), fps=1, record=record)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ValueError("this studio is closed; open another")
 
     @property
     def preset(self) -> BasePreset:

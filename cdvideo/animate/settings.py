@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from cdvideo.animate.key_frames import CURVES, check_key_frames
@@ -10,6 +11,7 @@ from cdvideo.base import Base
 from cdvideo.base.catalog import BasePreset
 from cdvideo.errors import UserError
 from cdvideo.motion import WeightedLora
+from cdvideo.strengths import written
 from cdvideo.video.clip import MIN_FPS
 from cdvideo.video.resampling import MAX_FPS
 
@@ -36,18 +38,42 @@ def sampling_settings(
     sampler: str | None,
 ) -> dict[str, Any]:
     """What clips and stills have in common, as a record keeps it; what is None becomes the `preset`'s own. Raises UserError."""
-    width, height = parse_size(size) if isinstance(size, str) else size or (preset.native_size, preset.native_size)
+    width, height = parse_size(size) if isinstance(size, str) else _sides(size or (preset.native_size, preset.native_size))
     check_size(width, height, base.latent_factor)
     check_numbers(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
     return {
         "negative": preset.negative_prompt if negative is None else negative,
-        "seed": seed,
+        "seed": int(seed),
         "size": [width, height],
-        "steps": preset.num_inference_steps if num_inference_steps is None else num_inference_steps,
-        "guidance": preset.guidance_scale if guidance_scale is None else guidance_scale,
+        "steps": int(preset.num_inference_steps if num_inference_steps is None else num_inference_steps),
+        "guidance": plain_number(preset.guidance_scale if guidance_scale is None else guidance_scale),
         "schedule": schedule,
         "sampler": preset.sampler if sampler is None else sampler,
     }
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    try:
+        width, height = size
+        if is_whole(width) and is_whole(height):
+            return int(width), int(height)
+    except (TypeError, ValueError):
+        pass
+    raise UserError(f"{size!r} is no size", remedy="give (width, height) in whole pixels, such as (512, 512)")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, of Python's own or another kind, such as NumPy's."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def plain_number(value: Real | float) -> int | float:
+    """A number as one of Python's own, which JSON knows."""
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def check_size(width: int, height: int, latent_factor: int) -> None:
@@ -58,22 +84,22 @@ def check_size(width: int, height: int, latent_factor: int) -> None:
 
 def check_numbers(*, seed: int, num_inference_steps: int | None, guidance_scale: float | None) -> None:
     """Raises UserError for what no base takes. What is None is a base's own."""
-    if not 0 <= seed < 2**63:
-        raise UserError(f"{seed} is no seed", remedy="choose --seed from 0 to 9223372036854775807")
-    if num_inference_steps is not None and not 1 <= num_inference_steps <= MOST_STEPS:
-        raise UserError(f"cannot sample in {num_inference_steps} steps", remedy=f"choose --steps from 1 to {MOST_STEPS}; 25 is usual")
-    if guidance_scale is not None and not 0 <= guidance_scale <= MOST_GUIDANCE:
-        raise UserError(f"{guidance_scale:g} is no guidance", remedy=f"choose --guidance from 0 to {MOST_GUIDANCE}; 7.5 is usual")
+    if not is_whole(seed) or not 0 <= seed < 2**63:
+        raise UserError(f"{seed!r} is no seed", remedy="choose --seed from 0 to 9223372036854775807")
+    if num_inference_steps is not None and not (is_whole(num_inference_steps) and 1 <= num_inference_steps <= MOST_STEPS):
+        raise UserError(f"cannot sample in {num_inference_steps!r} steps", remedy=f"choose --steps from 1 to {MOST_STEPS}; 25 is usual")
+    if guidance_scale is not None and not (is_number(guidance_scale) and 0 <= guidance_scale <= MOST_GUIDANCE):
+        raise UserError(f"{written(guidance_scale)} is no guidance", remedy=f"choose --guidance from 0 to {MOST_GUIDANCE}; 7.5 is usual")
 
 
 def check_length(num_frames: int, fps: float, *, loop: bool) -> None:
     """Raises UserError for a clip of no or too many frames, or of a rate that nothing plays."""
     least = LEAST_LOOP if loop else 1
-    if not least <= num_frames <= MAX_FRAMES:
+    if not is_whole(num_frames) or not least <= num_frames <= MAX_FRAMES:
         what = "loop" if loop else "render"
-        raise UserError(f"cannot {what} {num_frames} frames", remedy=f"choose --frames from {least} to {MAX_FRAMES}; 16 is usual")
-    if not MIN_FPS <= fps <= MAX_FPS:
-        raise UserError(f"cannot play {fps:g} frames a second", remedy=f"choose --fps from {MIN_FPS:g} to {MAX_FPS}; 8 is usual")
+        raise UserError(f"cannot {what} {num_frames!r} frames", remedy=f"choose --frames from {least} to {MAX_FRAMES}; 16 is usual")
+    if not is_number(fps) or not MIN_FPS <= fps <= MAX_FPS:
+        raise UserError(f"cannot play {written(fps)} frames a second", remedy=f"choose --fps from {MIN_FPS:g} to {MAX_FPS}; 8 is usual")
 
 
 def check_rounds(freeinit: int, *, starts: bool) -> None:
@@ -95,28 +121,41 @@ def prompts_by_frame(prompt: str | None, prompts: Mapping[int, str] | None, trav
         if 0 in course:
             raise UserError("there are two prompts at frame 0", remedy="leave out --prompt, or --prompt-at 0")
         course[0] = prompt
+    if not course:
+        raise UserError("there is no prompt", remedy="say what the clip is to show")
+    for text in course.values():
+        check_prompt(text)
     check_key_frames(list(course), num_frames, "the prompt")
-    return dict(sorted(course.items()))
+    return {int(frame): text for frame, text in sorted(course.items())}
 
 
-def strengths_by_frame(courses: Sequence[Course], num_concepts: int, num_frames: int) -> list[dict[int, float]]:
+def check_prompt(prompt: Any) -> None:
+    """Raises UserError for what is no text."""
+    if not isinstance(prompt, str):
+        raise UserError(f"{prompt!r} is no prompt", remedy="give a text")
+
+
+def strengths_by_frame(courses: Course | Sequence[Course], num_concepts: int, num_frames: int) -> list[dict[int, float]]:
     """The course of each concept's strength, none where no course is given; a single one is that of all. Raises UserError."""
-    if not courses:
+    given: list[Any] = [courses] if isinstance(courses, Mapping | str) and courses else list(courses)
+    if not given:
         return []
     if not num_concepts:
         raise UserError(
             "there is no concept whose strength could change",
             remedy="name one in the prompt, such as V*, or give --concept; or leave --concept-strength out",
         )
-    if len(courses) not in (1, num_concepts):
+    if len(given) not in (1, num_concepts):
         raise UserError(
-            f"{len(courses)} courses of strength for {num_concepts} concepts",
+            f"{len(given)} courses of strength for {num_concepts} concepts",
             remedy="give --concept-strength once for all concepts, or once for each, in their order",
         )
-    for course in courses:
+    for course in given:
+        if not isinstance(course, Mapping) or not all(map(is_number, course.values())):
+            raise UserError(f"{course!r} is no course of strengths", remedy="give values by frame, such as {0: 1.0, 12: 0.3}")
         check_key_frames(list(course), num_frames, "the concept's strength")
-    every = list(courses) if len(courses) == num_concepts else [courses[0]] * num_concepts
-    return [dict(sorted(course.items())) for course in every]
+    every = given if len(given) == num_concepts else given * num_concepts
+    return [{int(frame): plain_number(value) for frame, value in sorted(course.items())} for course in every]
 
 
 def describe_cameras(cameras: Sequence[WeightedLora]) -> list[dict[str, Any]]:

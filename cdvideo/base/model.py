@@ -247,23 +247,26 @@ def _check_belongs(base: Base, concept: Concept) -> None:
     extra = sorted(tuned - set(parameters))
     made_for = f"it was made for the base {concept.header.base}, and this base is {base.id}"
     remedy = f"use it with --base {concept.header.base}, or train one for this base"
+    whose = f"the concept {concept.source}" if concept.source else f"the concept of {', '.join(concept.header.tokens)}"
+    if concept.header.base == base.id:
+        made_for, remedy = f"it was made for another version of the base {base.id}", "train it again"
     if missing or extra:
         which = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which the base has not"
-        raise UserError(f"the concept does not fit the base: it {which}", cause=made_for, remedy=remedy)
+        raise UserError(f"{whose} does not fit the base: it {which}", cause=made_for, remedy=remedy)
     if name := concept.misfit(parameters):
         shapes = f"{tuple(concept.tuned[name].shape)} in the concept, {tuple(parameters[name].shape)} in the base"
-        raise UserError(f"the concept does not fit the base: {name} is {shapes}", cause=made_for, remedy=remedy)
+        raise UserError(f"{whose} does not fit the base: {name} is {shapes}", cause=made_for, remedy=remedy)
     width = base.text_encoder.config.hidden_size
     for token, row in concept.embeddings.items():
         if row.shape != (width,):
             raise UserError(
-                f"the concept does not fit the base: the embedding of {token} is {tuple(row.shape)}, the base's are ({width},)",
+                f"{whose} does not fit the base: the embedding of {token} is {tuple(row.shape)}, the base's are ({width},)",
                 cause=made_for,
                 remedy=remedy,
             )
     if concept.header.fingerprint != base.fingerprint:
         raise UserError(
-            "the concept was tuned from other weights than this base's",
+            f"{whose} was tuned from other weights than this base's",
             cause=f"its fingerprint is {concept.header.fingerprint}, the base's is {base.fingerprint}; {made_for}",
             remedy=remedy,
         )

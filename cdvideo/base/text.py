@@ -37,6 +37,8 @@ def tokenizer_with(tokenizer: Any, tokens: tuple[str, ...]) -> Any:
     from tokenizers import AddedToken
 
     for token in tokens:
+        if not token or any(map(str.isspace, token)):
+            raise UserError(f"the token {token!r} is not one word", remedy='choose another with --token, such as "V*" or "<my-bear>"')
         if len(tokenizer(token, add_special_tokens=False).input_ids) == 1:
             raise UserError(
                 f"the token {token!r} is a word that the base knows already",

@@ -30,7 +30,16 @@ def _output_options(help_text: str) -> Callable[[Command], Command]:
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
-_file_argument = click.argument("file", type=click.Path(path_type=Path))
+
+
+def _concepts_meant(_: click.Context, __: click.Parameter, value: Any) -> Any:
+    """The files of one name or several, of which each may be a bare one in `concepts/`."""
+    from cdvideo.concept import find_concept
+
+    return tuple(map(find_concept, value)) if isinstance(value, tuple) else find_concept(value)
+
+
+_file_argument = click.argument("file", type=click.Path(path_type=Path), callback=_concepts_meant)
 
 
 @click.group("concept")
@@ -230,7 +239,7 @@ def compress_command(file: Path, rank: int, out: Path, overwrite: bool, base_nam
 
 
 @command.command("merge")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), callback=_concepts_meant)
 @_output_options("The merged concept file, NAME.safetensors.")
 @click.option("--rename/--no-rename", default=True, show_default=True, help="Let tokens that several use become V1*, V2*; or refuse them.")
 @_base_option

@@ -22,8 +22,8 @@ MIN_FPS, _MAX_FPS = 0.01, 1000.0
 class Clip:
     """Frames of shape (F, H, W, 3), uint8 RGB; `fps` in frames per second, 0.01 to 1000; `record` holds every setting that made them.
 
-    F, H and W are at least 1, and the frames become read-only. Raises TypeError where the frames are not uint8 or the record
-    cannot be written as JSON, ValueError where a shape or the rate is impossible.
+    F, H and W are at least 1. The frames are not copied, and can only be read through the clip. Raises TypeError where the frames are not
+    uint8 or the record cannot be written as JSON, ValueError where a shape or the rate is impossible.
     """
 
     frames: NDArray[np.uint8]

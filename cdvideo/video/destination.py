@@ -29,6 +29,8 @@ def kind_of(path: StrPath) -> Kind:
     Raises UserError where the suffix is of no known kind, unless a folder of that name exists.
     """
     as_path = Path(path)
+    if as_path == Path():
+        raise UserError("cdvideo cannot write a clip to no name.", cause="it would lie about in the working folder", remedy=_FORMS)
     suffix = as_path.suffix.lower()
     if not suffix or os.fspath(path).endswith(("/", os.sep)):
         return "folder"

@@ -150,6 +150,16 @@ def test_concepts_that_do_not_fit_are_refused_by_name(pocket, fault):
     assert digest(pocket) == before
 
 
+def test_a_concept_of_another_version_of_the_base_is_to_be_trained_again(pocket, tmp_path):
+    concept = make_concept(pocket)
+    Concept(header=dataclasses.replace(concept.header, fingerprint="0000"), tuned=concept.tuned, embeddings=concept.embeddings).save(
+        tmp_path / "old.safetensors"
+    )
+    with pytest.raises(UserError, match=r"old\.safetensors was tuned from other weights") as refused:
+        pocket.inject(Concept.load(tmp_path / "old.safetensors"))
+    assert "another version of the base pocket" in refused.value.cause and refused.value.remedy == "train it again"
+
+
 def test_eos_is_found_explicitly():
     """V* above EOS, padding equal to EOS, and SD1.5's configuration: the text encoder would pool V*'s position, 2."""
     ids = torch.tensor([[49406, 320, 49408, 4298, 49407, 49407, 49407], [49406, 320, 4298, 49407, 49407, 49407, 49407]])
@@ -171,6 +181,9 @@ def test_pooled_feature_is_eos_even_where_the_encoder_would_pool_v(pocket):
 def test_tokens_have_to_be_new_and_class_words_whole(pocket):
     with pytest.raises(UserError, match="knows already"):
         tokenizer_with(pocket.tokenizer, ("bear",))
+    for token in ("", "my bear", "V*\t"):
+        with pytest.raises(UserError, match="is not one word"):
+            tokenizer_with(pocket.tokenizer, (token,))
     with pytest.raises(UserError, match="as one word"):
         single_token_id(pocket.tokenizer, "rhinoceros")
     assert single_token_id(tokenizer_with(pocket.tokenizer, ("<my-bear>",)), "<my-bear>") == len(pocket.tokenizer)

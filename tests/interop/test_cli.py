@@ -56,6 +56,14 @@ def test_show_reads_the_header_without_torch():
     assert details["sizes"]["matrices_bytes"] == sum(4 * value.numel() for name, value in stored.items() if name.startswith("unet."))
 
 
+def test_a_bare_name_is_looked_up_among_the_concepts():
+    Path("concepts").mkdir()
+    Path("bear.safetensors").rename("concepts/bear.safetensors")
+    assert said_by("show", "bear")["tokens"] == ["V*"]
+    missing = call("show", "fox")
+    assert missing.exit_code == 2 and "and in concepts" in missing.output
+
+
 def test_show_tells_how_far_things_moved():
     plain = call("show", "bear.safetensors").output
     assert "tokens: V*" in plain and "class_words: bear" in plain and "steps: 7" in plain

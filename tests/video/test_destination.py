@@ -67,6 +67,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.parametrize("name", ["", "."])
+def test_a_clip_does_not_lie_about_in_the_working_folder(name: str) -> None:
+    with pytest.raises(UserError, match="to no name"):
+        check_destination(name)
+    with pytest.raises(UserError, match="to no name"):
+        moving_clip(num_frames=1).save(name)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk_keeps_the_earlier_clip(small_disk: Path, name: str) -> None:
     path = write(moving_clip(num_frames=2, width=32, height=16), small_disk / name)

@@ -91,7 +91,13 @@ def _init(record: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """What the frames started from: its file, where it was or beside the clip, known by what it looks like."""
     if (entry := record.get("init")) is None:
         return {}
-    name = Path(entry["file"] or "a clip without a file")
+    if not entry["file"]:
+        raise UserError(
+            f"what {source} started from is in no file",
+            cause="it was a clip in memory, as a shot's that continues the one before it",
+            remedy="render that again: a film's shot with cdvideo storyboard render",
+        )
+    name = Path(entry["file"])
     num_frames = record.get("frames")
     for path in dict.fromkeys([name, source.parent / name.name]):
         if path.exists():

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from cdvideo.resources import resource
 from cdvideo.storyboard.casting import Cast, Trouble, assemble
 from cdvideo.storyboard.form import formed
 from cdvideo.storyboard.mistakes import BrokenStoryboard, Mistake, spelled
-from cdvideo.storyboard.planning import FilmPlan, locate, lora_of, planned
+from cdvideo.storyboard.planning import FilmPlan, locate, locate_concept, lora_of, planned
 from cdvideo.storyboard.reading import Source, read_source
 from cdvideo.storyboard.script import KeyPath, Storyboard, modernised
 from cdvideo.strengths import check_strength, split_strength
@@ -66,7 +66,7 @@ def check(file: Path) -> Checked:
     troubles += [trouble for trouble in further if not any(trouble.path[: len(path)] == path for path in changed)]
     if mistakes := finding.mistakes(troubles):
         raise BrokenStoryboard(file, mistakes)
-    return Checked(storyboard=storyboard, plan=plan, notes=tuple(_notes(storyboard, plan, cast)))
+    return Checked(storyboard=storyboard, plan=plan, notes=(*source.notes, *_notes(storyboard, plan, cast)))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _concepts(storyboard: Storyboard, source: Path) -> tuple[dict[str, Path], di
         if trouble:
             troubles.append(trouble)
             continue
-        file = files[name] = locate(member.concept, source)
+        file = files[name] = locate_concept(member.concept, source)
         try:
             headers[file] = headers.get(file) or read_header(file)
         except UserError as error:
@@ -117,7 +117,7 @@ def _said(error: UserError) -> str:
 
 def _missing(named: Path, path: KeyPath, source: Path, *, what: str, suffixes: tuple[str, ...]) -> Trouble | None:
     """What is wrong with a path that is to be a file of the project."""
-    file = locate(named, source)
+    file = locate_concept(named, source) if what == "concept" else locate(named, source)
     roots = [Path(os.path.abspath(source.parent)), Path.cwd()]
     if not any(Path(os.path.abspath(file)).is_relative_to(root) for root in roots):
         folders = " and ".join(dict.fromkeys(map(str, roots)))
@@ -190,7 +190,20 @@ def _font(storyboard: Storyboard, plan: FilmPlan, source: Path) -> Iterator[Trou
             warnings.simplefilter("ignore", UserNote)
             typeface_for(plan.drawn_texts, plan.font)
     except UserError as error:
-        yield Trouble(("font",), _said(error), error.remedy)
+        yield Trouble(("font",) if plan.font else _undrawn(plan, typeface_for), _said(error), error.remedy)
+
+
+def _undrawn(plan: FilmPlan, typeface_for: Callable[[list[str]], object]) -> KeyPath:
+    """Where the first text stands that no font draws; there is none where only all of them together cannot be drawn."""
+    cards = [((name,), card) for name, card in (("title_card", plan.title_card), ("end_card", plan.end_card)) if card]
+    texts: list[tuple[KeyPath, str]] = [(path, text) for path, card in cards for text in (card.text, card.subtitle)]
+    texts += [(("shots", shot.number - 1, "caption"), shot.caption.text) for shot in plan.shots if shot.caption]
+    for path, text in texts:
+        try:
+            typeface_for([text])
+        except UserError:
+            return path
+    return ("font",)
 
 
 def _begins(file: Path) -> bytes:
@@ -257,6 +270,8 @@ def _camera_problem(move: str, base: str) -> tuple[str, str] | None:
     try:
         strength = float(tail) if colon else 1.0
     except ValueError:
+        if name in CAMERA_MOVES:
+            return f"{tail or 'nothing'} is no strength of a camera move", f"write a number behind the colon, such as {name}:0.6"
         name, strength = move, 1.0
     if not math.isfinite(strength):
         return f"{tail} is no strength of a camera move", f"write a number behind the colon, such as {name}:0.6"
@@ -307,6 +322,12 @@ def _notes(storyboard: Storyboard, plan: FilmPlan, cast: Cast) -> Iterator[str]:
     for name in storyboard.cast:
         if name not in playing:
             yield f"{name} plays in no shot; name it in a prompt as {{{name}}}"
+    parts = plan.parts
+    for key, index, is_there in (("title_card", 0, plan.title_card), ("end_card", -1, plan.end_card)):
+        length, entrance = parts[index]
+        changing = entrance.num_after + (parts[1][1].num_before if index == 0 and len(parts) > 1 else 0)
+        if is_there and changing >= length:
+            yield f"the {key.replace('_', ' ')} never stands: its transition takes all of its {length} frames; give it more seconds"
     for number, shot in enumerate(storyboard.shots):
         for text in shot.course.values():
             for name, role in cast.roles.items():

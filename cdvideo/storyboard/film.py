@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from cdvideo import video
 from cdvideo.animate.reuse import DRAFT
+from cdvideo.errors import UserNote
 from cdvideo.files import replace_files
 from cdvideo.storyboard.cards import INK, PAPER, Typeface, captioned, still, title_card, typeface_for
 from cdvideo.storyboard.local import LocalExecutor
@@ -197,6 +199,9 @@ def _put_together(
             sound=look.sound if has_tracks else None,
             cues=look.track if has_tracks else (),
         )
+    for suffix in FORMATS:
+        if suffix not in paths and (old := out / f"{slug(plan.title)}.{suffix}").exists():
+            warnings.warn(f"{old} is of an earlier rendering; --format {suffix} writes it anew", UserNote, stacklevel=2)
     files = dict(paths)
     subtitles, sheet, page = _beside(plan, out)
     # Burnt captions are no subtitles: players that find the file would show them twice.

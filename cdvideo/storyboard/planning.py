@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from cdvideo.concept import ConceptHeader, read_header
+from cdvideo.concept import CONCEPTS, ConceptHeader, read_header
 from cdvideo.errors import UserError
 from cdvideo.storyboard.casting import Cast, Company, Star, Trouble, assemble, company
 from cdvideo.storyboard.mistakes import spelled
@@ -359,6 +359,15 @@ def locate(named: Path, source: Path) -> Path:
     return named if os.path.exists(named) and not os.path.exists(beside) else beside
 
 
+def locate_concept(named: Path, source: Path) -> Path:
+    """The same of a concept, which may be a bare name in `concepts/`."""
+    found = locate(named, source)
+    if os.path.exists(found) or named.parent != Path():
+        return found
+    inside = (locate(CONCEPTS / name, source) for name in (named.name, f"{named.name}.safetensors"))
+    return next((other for other in inside if os.path.isfile(other)), found)
+
+
 def lora_of(text: str, source: Path) -> tuple[str, float]:
     """(file, alias or hub id, strength) of a LoRA that a storyboard names. Raises UserError for a strength that is none."""
     name, strength = split_strength(text, what="a LoRA", example="style.safetensors:0.7")
@@ -368,7 +377,7 @@ def lora_of(text: str, source: Path) -> tuple[str, float]:
 
 def find_file(named: Path, source: Path, *, what: str) -> Path:
     """The file that a storyboard names, beside itself or in the working folder. Raises UserError where it is in neither."""
-    found = locate(named, source)
+    found = locate_concept(named, source) if what == "concept" else locate(named, source)
     if os.path.exists(found):
         return found
     raise UserError(

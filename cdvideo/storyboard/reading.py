@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,18 @@ for _tag, _pattern, _first in (
 
 @dataclass(frozen=True)
 class Source:
-    """What the files of a storyboard say. `keys` and `values` are where the key and the value of each path stand."""
+    """What the files of a storyboard say. `keys` and `values` are where the key and the value of each path stand.
+
+    `notes` name what looks as if it were meant otherwise; `lines` are the file's own.
+    """
 
     file: Path
     content: dict[str, Any] = field(default_factory=dict)
     keys: dict[KeyPath, Place] = field(default_factory=dict)
     values: dict[KeyPath, Place] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    lines: Sequence[str] = ()
 
     def place(self, path: KeyPath, *, key: bool = False) -> Place:
         """Where a path stands, its key or else its value; of one that is nowhere, what it would be in."""
@@ -84,7 +89,7 @@ class _Reader:
 
     def read(self, file: Path, including: tuple[Path, ...]) -> Source:
         text = _read_text(file)
-        source = Source(file)
+        source = Source(file, lines=text.splitlines())
         try:
             node = yaml.compose(text, Loader=_Loader)
         except (yaml.YAMLError, RecursionError) as error:
@@ -129,6 +134,7 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             inside = above | {id(node)}
             return [self._value(child, (*path, number), source, inside) for number, child in enumerate(node.value)]
+        source.notes.extend(_looks_otherwise(node, path, source))
         return _scalar(node.tag, node.value)
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath, source: Source, above: set[int]) -> dict[str, Any]:
@@ -167,7 +173,7 @@ class _Reader:
     def _with_includes(self, source: Source, including: tuple[Path, ...]) -> Source:
         named = source.content.pop("include", [])
         names = named if isinstance(named, list) else [named]
-        whole = Source(source.file, mistakes=source.mistakes)
+        whole = Source(source.file, mistakes=source.mistakes, notes=source.notes)
         for number, name in enumerate(names):
             path: KeyPath = ("include", number) if isinstance(named, list) else ("include",)
             file = self._included(name, path, source, including)
@@ -213,12 +219,25 @@ def _append(whole: Source, part: Source) -> None:
         ours.update({_shifted(path, offset): place for path, place in theirs.items()})
     if part.mistakes is not whole.mistakes:
         whole.mistakes.extend(part.mistakes)
+        whole.notes.extend(part.notes)
 
 
 def _shifted(path: KeyPath, offset: int) -> KeyPath:
     if offset and path[:1] == ("shots",) and path[1:] and isinstance(path[1], int):
         return ("shots", path[1] + offset, *path[2:])
     return path
+
+
+def _looks_otherwise(node: yaml.ScalarNode, path: KeyPath, source: Source) -> Iterator[str]:
+    """What people forget of a text without quotes: that YAML reads no further than ` #`, and knows straight quotes alone."""
+    if node.style or node.tag not in (_PREFIX + "str", _PREFIX + "null"):
+        return
+    where = f"{_place(source.file, node)}: {spelled(path)}"
+    line = source.lines[node.end_mark.line] if node.end_mark.line < len(source.lines) else ""
+    if swallowed := _COMMENT.match(line, node.end_mark.column):
+        yield f"{where}: {swallowed[1]} is read as a comment; if it belongs to the text, put quotes around all of it"
+    if ("prompt" in path or "prompts" in path[-2:]) and re.fullmatch(r"[“”„‘’].*[“”‘’]", node.value):
+        yield f"{where}: the curly quotes are part of the prompt; write straight ones, or none"
 
 
 def _scalar(tag: str, text: str) -> Any:
@@ -283,11 +302,19 @@ def syntax_mistake(error: Exception, file: Path, text: str) -> Mistake:
     if mark is None:
         return Mistake(Place(file, 1, 1), "", " ".join(str(error).split()), "")
     lines = text.splitlines() or [""]
+    if "expected" in problem and (opened := getattr(error, "context_mark", None)):
+        for number in range(opened.line, min(mark.line + 1, len(lines))):
+            if swallowed := _COMMENT.search(lines[number]):
+                told = f"{swallowed[1]} is read as a comment, and what is open before it is not closed"
+                value = re.split(r"[\s,}\]]", swallowed[1])[0]
+                return Mistake(Place(file, number + 1, swallowed.start(1) + 1), "", told, f'put quotes around it: "{value}"')
     line = lines[min(mark.line, len(lines) - 1)]
     message, suggestion = _explained(problem, context, line, line[mark.column : mark.column + 1])
     return Mistake(Place(file, mark.line + 1, mark.column + 1), "", message, suggestion)
 
 
+_COMMENT = re.compile(r"\s+(#\S.*)")
+"""One that may be none: those that people write to explain begin with a space."""
 _ENTRY = re.compile(r"^(\s*(?:- +)*)(?:([\w-]+):\s+)?(.*)$")
 
 

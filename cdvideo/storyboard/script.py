@@ -118,7 +118,7 @@ class ShortSection(Section):
 
 
 class CastMember(ShortSection):
-    """Somebody who plays in the film: a concept file, or its name alone."""
+    """Somebody who plays in the film: a concept, as its file or its name in concepts/, with more said of it or alone."""
 
     short: ClassVar[str] = "concept"
     concept: Path = Field(description="concept file; relative to the storyboard's folder, then to the working folder")

@@ -233,6 +233,36 @@ def test_what_looks_forgotten_is_a_note_and_no_mistake():
     )
 
 
+def test_text_that_yaml_reads_otherwise_is_a_note():
+    text = film('{prompt: "a bear", seed: 3} #three', more="title_card:\n  text: Chapter #1 # of two\n  background: #000000\n")
+    text += "  - prompt: “a fox”  # a fox\n  - prompt: 'a cat #1'\n    caption: “A fox!”\n"
+    assert [note.partition(";")[0] for note in checked(text).notes if "film.yaml" in note] == [
+        "film.yaml:4:9: title_card.text: #1 # of two is read as a comment",
+        "film.yaml:5:14: title_card.background: #000000 is read as a comment",
+        "film.yaml:8:13: shots[1].prompt: the curly quotes are part of the prompt",
+    ]
+    (mistake,) = mistakes_of(film("prompt: a", more="title_card: {text: a, background: #000000}\n"))
+    assert mistake.startswith("film.yaml:3:35: #000000} is read as a comment") and '"#000000"' in mistake
+
+
+def test_a_card_that_never_stands_is_a_note():
+    more = "defaults: {transition: {kind: crossfade, seconds: 0.5}}\nend_card: {text: Fin, seconds: %s}\n"
+    never, stands = (checked(film("prompt: a {bear}", more=more % seconds)).notes for seconds in ("0.5", "0.75"))
+    assert [note.partition(":")[0] for note in never] == ["the end card never stands"] and not stands
+
+
+def test_a_bare_name_is_a_concept_of_the_folder():
+    (role,) = checked(film("prompt: a {bear}", cast="{bear: bear}")).plan.shots[0].starring
+    assert role.concept == Path("concepts/bear.safetensors")
+    (mistake,) = mistakes_of(film("prompt: a {fox}", cast="{fox: fox}"))
+    assert "there is no concept fox" in mistake
+
+
+def test_a_caption_that_no_font_draws_is_said_at_the_caption():
+    (mistake,) = mistakes_of(film("prompt: a") + "  - prompt: b\n    caption: {text: \U000fffff, burn: true}\n")
+    assert mistake.startswith("film.yaml:6:14: shots[1].caption: ")
+
+
 def test_one_mistake_is_not_said_twice():
     assert len(mistakes_of("title: !x t\nshots: [{prompt: a}]\n")) == 1
     assert len(mistakes_of("titel: t\nshots: [{prompt: a}]\n")) == 1

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,29 +181,28 @@ def _font(storyboard: Storyboard, plan: FilmPlan, source: Path) -> Iterator[Trou
             return
     elif all(map(str.isascii, plan.drawn_texts)):
         return
+    if undrawn := _undrawn(plan):
+        path, error = undrawn
+        yield Trouble(path, _said(error), error.remedy)
+
+
+def _undrawn(plan: FilmPlan) -> tuple[KeyPath, UserError] | None:
+    """Where the first words stand that cannot be drawn, and why: at the font, where it is the film's own, or no font draws all of them."""
     # Only a film with a font of its own, or whose words need another than the built-in one, needs numpy and Pillow to be checked.
     from cdvideo.storyboard.cards import typeface_for
 
-    try:
-        with warnings.catch_warnings():
-            # Which font is taken instead is said when it is.
-            warnings.simplefilter("ignore", UserNote)
-            typeface_for(plan.drawn_texts, plan.font)
-    except UserError as error:
-        yield Trouble(("font",) if plan.font else _undrawn(plan, typeface_for), _said(error), error.remedy)
-
-
-def _undrawn(plan: FilmPlan, typeface_for: Callable[[list[str]], object]) -> KeyPath:
-    """Where the first text stands that no font draws; there is none where only all of them together cannot be drawn."""
     cards = [((name,), card) for name, card in (("title_card", plan.title_card), ("end_card", plan.end_card)) if card]
-    texts: list[tuple[KeyPath, str]] = [(path, text) for path, card in cards for text in (card.text, card.subtitle)]
-    texts += [(("shots", shot.number - 1, "caption"), shot.caption.text) for shot in plan.shots if shot.caption]
-    for path, text in texts:
+    texts: list[tuple[KeyPath, list[str]]] = [(path, [card.text, card.subtitle]) for path, card in cards]
+    texts += [(("shots", shot.number - 1, "caption"), [shot.caption.text]) for shot in plan.shots if shot.caption]
+    for path, some in [*([] if plan.font else texts), (("font",), plan.drawn_texts)]:
         try:
-            typeface_for([text])
-        except UserError:
-            return path
-    return ("font",)
+            with warnings.catch_warnings():
+                # Which font is taken instead is said when it is.
+                warnings.simplefilter("ignore", UserNote)
+                typeface_for(some, plan.font)
+        except UserError as error:
+            return path, error
+    return None
 
 
 def _begins(file: Path) -> bytes:

@@ -134,7 +134,8 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             inside = above | {id(node)}
             return [self._value(child, (*path, number), source, inside) for number, child in enumerate(node.value)]
-        source.notes.extend(_looks_otherwise(node, path, source))
+        if isinstance(node, yaml.ScalarNode):
+            source.notes.extend(_looks_otherwise(node, path, source))
         return _scalar(node.tag, node.value)
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath, source: Source, above: set[int]) -> dict[str, Any]:

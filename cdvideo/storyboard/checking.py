@@ -59,7 +59,14 @@ def check(file: Path) -> Checked:
     files, headers, further = _concepts(storyboard, file)
     cast, cast_troubles = assemble(storyboard.cast, files, headers)
     plan, plan_troubles = planned(storyboard, file, cast, headers)
-    further += [*cast_troubles, *_one_base(cast, headers), *_whole_concepts(plan), *_models(storyboard, plan), *_media(storyboard, file)]
+    further += [
+        *cast_troubles,
+        *_one_base(cast, headers),
+        *_of_the_base(plan, cast, headers),
+        *_whole_concepts(plan),
+        *_models(storyboard, plan),
+        *_media(storyboard, file),
+    ]
     further += [*_font(storyboard, plan, file), *_loras(storyboard, file)]
     if ("cast",) not in changed:
         further += plan_troubles
@@ -297,6 +304,24 @@ def _one_base(cast: Cast, headers: Mapping[Path, ConceptHeader]) -> Iterator[Tro
         if first.fingerprint != other.fingerprint:
             message = f"{role.file} was made for another base ({other.base}) than that of {roles[0].name} ({first.base})"
             yield Trouble(("cast", role.name, "concept"), message, "train both on the same base")
+
+
+def _of_the_base(plan: FilmPlan, cast: Cast, headers: Mapping[Path, ConceptHeader]) -> Iterator[Trouble]:
+    """The first member's concept, with which all others have to agree, and a motion module, of another base than the film's."""
+    base = _known_base(plan.base)
+    if base is None:
+        return
+    for role in list(cast.roles.values())[:1]:
+        made_for = _known_base(headers[role.file].base)
+        if made_for not in (base, None):
+            message = f"{role.file} was trained on {made_for}, and the film's base is {base}"
+            yield Trouble(("cast", role.name, "concept"), message, f"leave the base out, or train it with --base {base}")
+    if plan.motion in MOTIONS and (made_for := MOTIONS[plan.motion].base) != base:
+        yield Trouble(("motion",), f"{plan.motion} is a motion module for {made_for}, and the film's base is {base}", "leave it out")
+
+
+def _known_base(name: str) -> str | None:
+    return next((alias.name for alias in BASES.values() if name in (alias.name, alias.location)), None)
 
 
 def _whole_concepts(plan: FilmPlan) -> Iterator[Trouble]:

@@ -215,6 +215,15 @@ def test_concepts_of_different_bases_cannot_meet():
     assert "cast.owl.concept: concepts/owl.safetensors was made for another base (sd15) than that of bear (pocket)" in mistake
 
 
+def test_concepts_and_motion_modules_are_of_the_films_base():
+    (concept, motion) = mistakes_of(film("prompt: a {bear}", more="base: sd15\nmotion: pocket\n"))
+    assert "cast.bear.concept: concepts/bear.safetensors was trained on pocket, and the film's base is sd15" in concept
+    assert "motion: pocket is a motion module for pocket, and the film's base is sd15" in motion
+    (motion,) = mistakes_of(film("prompt: a {bear}", more="motion: v3\n"))
+    assert "v3 is a motion module for sd15" in motion
+    assert not checked(film("prompt: a bear", cast="{}", more="base: sd15\nmotion: v3\n")).notes
+
+
 def test_a_concept_that_tunes_the_whole_unet_plays_alone():
     write_concept(Path("concepts/owl.safetensors"), header("owl"), weights=("conv_in.weight",))
     cast = "{bear: concepts/bear.safetensors, owl: concepts/owl.safetensors}"

@@ -375,7 +375,7 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > _MAX_HEADER_BYTES:
-                raise ValueError("its header claims to be larger than 100 MB")
+                raise ValueError("it does not begin as one does")
             header = json.loads(file.read(size))
             if not isinstance(header, dict):
                 raise ValueError("its header is no JSON object")

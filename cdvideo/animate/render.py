@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
@@ -356,6 +357,7 @@ class Studio:
             "base": self.base.id,
             "base_fingerprint": self.base.fingerprint,
             "dtype": str(self.base.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads() if self.base.device.type == "cpu" else None,
             "loras": describe_loras(self.loras),
             "concepts": self._recorded,
             "joining": self.joining,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from cdvideo.animate.render import Studio
 from cdvideo.animate.reuse import EXACT, recorded_speed
 from cdvideo.animate.settings import describe_cameras
 from cdvideo.animate.starting import start_from
+from cdvideo.base.device import threads_of
 from cdvideo.base.lora import ImageLora, load_lora
 from cdvideo.concept import CONCEPTS, Concept
 from cdvideo.errors import UserError, UserNote
@@ -23,6 +25,8 @@ from cdvideo.video.resampling import resampled
 def replay(record: Mapping[str, Any], source: Path, *, device: str = "auto", offline: bool = False, on_step: OnStep | None = None) -> Clip:
     """The clip, or still, of the record in `source`, rendered again: the same frames on the same kind of device and versions.
 
+    A CPU computes with as many threads as then, where it has as many processors.
+
     Raises UserError that names what is missing or differs: base, motion module, camera move, LoRA or concept.
     """
     if record.get("kind") not in ("clip", "still"):
@@ -31,8 +35,11 @@ def replay(record: Mapping[str, Any], source: Path, *, device: str = "auto", off
             cause=f"its record is of a {record.get('kind') or 'file without a kind'}, not of a clip or a still",
             remedy="a film is rendered by: cdvideo storyboard render",
         )
+    threads = record.get("threads")
     try:
-        return _replay(record, source, device, offline, on_step)
+        # More than there are processors would take much longer.
+        with threads_of(threads if threads and threads <= (os.cpu_count() or 1) else None):
+            return _replay(record, source, device, offline, on_step)
     except KeyError as missing:
         cause = f"its record lacks {missing}; it was made by cdvideo {record.get('versions', {}).get('cdvideo', 'of an unknown version')}"
         raise UserError(f"{source} cannot be rendered again", cause=cause, remedy="give the prompt and settings by hand") from missing

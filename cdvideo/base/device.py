@@ -7,6 +7,8 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -15,6 +17,17 @@ from cdvideo.errors import UserError, UserNote
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """What glibc's malloc.h calls so."""
+
+
+@contextmanager
+def threads_of(number: int | None) -> Iterator[None]:
+    """Within it, a CPU computes with so many threads, or as before where that is None: their number decides how sums are rounded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def resolve_device(name: str = "auto") -> torch.device:

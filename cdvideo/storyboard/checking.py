@@ -316,8 +316,9 @@ def _of_the_base(plan: FilmPlan, cast: Cast, headers: Mapping[Path, ConceptHeade
         if made_for not in (base, None):
             message = f"{role.file} was trained on {made_for}, and the film's base is {base}"
             yield Trouble(("cast", role.name, "concept"), message, f"leave the base out, or train it with --base {base}")
-    if plan.motion in MOTIONS and (made_for := MOTIONS[plan.motion].base) != base:
-        yield Trouble(("motion",), f"{plan.motion} is a motion module for {made_for}, and the film's base is {base}", "leave it out")
+    motion = MOTIONS.get(plan.motion or "")
+    if motion and motion.base != base:
+        yield Trouble(("motion",), f"{motion.name} is a motion module for {motion.base}, and the film's base is {base}", "leave it out")
 
 
 def _known_base(name: str) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 
 from cdvideo.animate import OnStep
+from cdvideo.base.device import threads_of
 from cdvideo.errors import UserError
 from cdvideo.storyboard.makings import remember, remembered
 from cdvideo.storyboard.planning import FilmPlan, PlannedShot
@@ -305,12 +306,6 @@ class _Stories:
             stepper(message.step, message.steps)
 
 
-@contextmanager
-def film_threads(stage: Stage, num_threads: int) -> Iterator[None]:
+def film_threads(stage: Stage, num_threads: int) -> AbstractContextManager[None]:
     """Within it, the threads are those of a film on this base: as many as its preset says, else `num_threads`."""
-    own = torch.get_num_threads()
-    torch.set_num_threads(stage.base.preset.film_threads or num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(own)
+    return threads_of(stage.base.preset.film_threads or num_threads)

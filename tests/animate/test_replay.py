@@ -4,7 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import cdvideo
+from cdvideo.animate import replay
+from cdvideo.animate.denoising import denoised
+from cdvideo.base.device import threads_of
 from cdvideo.resources import resource
 from cdvideo.video import read
 from tests.command_line import call
@@ -68,6 +73,38 @@ def test_a_still_is_rendered_again():
 def test_what_cannot_be_replayed_is_refused(arguments, said):
     result = call("animate", *arguments)
     assert result.exit_code == 2 and said in result.output and "Traceback" not in result.output
+
+
+def test_a_clip_is_rendered_again_with_as_many_threads(monkeypatch):
+    seen = []
+    few = {"num_frames": 2, "num_inference_steps": 1, "size": "64x64"}
+    with cdvideo.Animator(device="cpu") as animator, threads_of(1):
+        animator.animate("a fox", **few, on_step=lambda *_: seen.append(torch.get_num_threads())).save("a")
+    monkeypatch.setattr("cdvideo.animate.render.denoised", _counting(seen))
+    with threads_of(2):
+        again = replay(read("a").record, Path("a"), device="cpu")
+        assert torch.get_num_threads() == 2
+    assert seen == [1, 1] and again.record["threads"] == 1 and np.array_equal(again.frames, read("a").frames)
+    with threads_of(2):
+        replay({**read("a").record, "threads": 10**6}, Path("a"), device="cpu")
+    assert seen == [1, 1, 2]
+
+
+def _counting(seen):
+    def counted(*arguments, **named):
+        seen.append(torch.get_num_threads())
+        return denoised(*arguments, **named)
+
+    return counted
+
+
+def test_what_started_from_a_clip_in_memory_is_not_rendered_again():
+    few = {"num_frames": 2, "num_inference_steps": 2, "size": "64x64"}
+    with cdvideo.Animator() as animator:
+        first = animator.animate("a fox", **few)
+        animator.animate("a fox jumping", **few, init=first).save("a.mp4")
+    refused = call("animate", "--replay", "a.mp4", "--out", "b")
+    assert refused.exit_code == 2 and "is in no file" in refused.output and "storyboard render" in refused.output
 
 
 def test_a_long_loop_is_rendered_again():

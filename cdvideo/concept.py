@@ -243,11 +243,11 @@ class Concept:
 
     @classmethod
     def load(cls, path: Path | str) -> Concept:
-        """The concept in a file. Raises UserError where the file is no whole concept."""
+        """The concept in a file, or of a name in `concepts/`. Raises UserError where the file is no whole concept."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        path = Path(path)
+        path = find_concept(path)
         header = read_header(path)
         try:
             tensors = load_file(path)
@@ -428,10 +428,14 @@ def newest_for_prompt(prompt: str, folder: Path = CONCEPTS) -> list[Path]:
 def find_concept(name: str | os.PathLike[str]) -> Path:
     """The file that a user means: the path itself, or for a bare name that is not there one of that name in `concepts/`."""
     path = Path(name)
-    if path.is_file() or path.parent != Path():
+    if path.is_file():
         return path
-    inside = (CONCEPTS / path.name, CONCEPTS / f"{path.name}.safetensors")
-    return next((other for other in inside if other.is_file()), path)
+    return next((other for other in in_concepts(path) if other.is_file()), path)
+
+
+def in_concepts(name: Path) -> tuple[Path, ...]:
+    """The files in `concepts/` that a bare name may mean; of a path with folders none."""
+    return (CONCEPTS / name, CONCEPTS / f"{name}.safetensors") if name.parent == Path() else ()
 
 
 def is_named(token: str, prompt: str) -> bool:

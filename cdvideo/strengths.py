@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from cdvideo.errors import UserError
+from cdvideo.numbers import is_number, plain_number, written
 
 MOST_STRENGTH = 10
 """Beyond it, forth or back, pictures are noise."""
@@ -32,15 +32,9 @@ def split_strength(text: str, *, what: str, example: str) -> tuple[str, float]:
     return name, strength
 
 
-def check_strength(strength: float, *, of: str) -> None:
-    """Raises UserError for a strength that is no number, or too far from what was trained."""
-    if not isinstance(strength, Real) or not abs(strength) <= MOST_STRENGTH:
+def check_strength(strength: Any, *, of: str) -> float:
+    """The strength as one of Python's numbers. Raises UserError for what is none, or is too far from what was trained."""
+    if not is_number(strength) or not abs(strength) <= MOST_STRENGTH:
         remedy = f"strengths go from -{MOST_STRENGTH} to {MOST_STRENGTH}; 1 is as it was trained"
         raise UserError(f"{written(strength)} is no strength of {of}", remedy=remedy)
-
-
-def written(value: Any) -> str:
-    """A value as an error names it: a number shortly, and what is none so that it is seen to be none."""
-    if isinstance(value, Integral):
-        return str(value)
-    return f"{value:g}" if isinstance(value, Real) else repr(value)
+    return plain_number(strength)

@@ -14,7 +14,7 @@ from cdvideo import base, motion
 from cdvideo.animate.render import Studio
 from cdvideo.animate.reuse import EXACT, speed_of
 from cdvideo.base.lora import load_lora
-from cdvideo.concept import Concept, find_concept
+from cdvideo.concept import Concept
 from cdvideo.strengths import check_strength
 from cdvideo.video import Clip
 
@@ -51,8 +51,8 @@ class Animator:
 
     def add(self, concept: str | Path | Concept, strength: float = 1.0) -> Animator:
         """This animator, with one more concept: a `Concept`, a file, or one's name in `concepts/`. Raises UserError where it is none."""
-        check_strength(strength, of="a concept")
-        loaded = concept if isinstance(concept, Concept) else Concept.load(find_concept(concept))
+        strength = check_strength(strength, of="a concept")
+        loaded = concept if isinstance(concept, Concept) else Concept.load(concept)
         with self._lock:
             self.close()
             self._concepts.append((loaded, strength))
@@ -60,7 +60,7 @@ class Animator:
 
     def add_lora(self, lora: str | Path, strength: float = 1.0) -> Animator:
         """This animator, with one more LoRA for the image model: a file, diffusers folder, hub id or alias, read with the models."""
-        check_strength(strength, of="a LoRA")
+        strength = check_strength(strength, of="a LoRA")
         with self._lock:
             self.close()
             self._loras.append((str(lora), strength))

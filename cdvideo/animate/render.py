@@ -23,7 +23,6 @@ from cdvideo.animate.settings import (
     check_prompt,
     check_rounds,
     describe_cameras,
-    plain_number,
     prompts_by_frame,
     sampling_settings,
     strengths_by_frame,
@@ -40,6 +39,7 @@ from cdvideo.concept import Concept, distinct_names
 from cdvideo.errors import UserError, UserNote
 from cdvideo.evaluate.movement import Movement, black_frames
 from cdvideo.motion import LoraInjection, MotionModule, WeightedLora, attach, load_motion_lora, parse_camera
+from cdvideo.numbers import plain_number
 from cdvideo.sampling import WINDOW, OnPrediction, OnStep
 from cdvideo.video import Clip
 from cdvideo.video.gather import gathered
@@ -124,7 +124,9 @@ class Studio:
         kind, motion = self.base.preset.kind, self.motion
         every = [moves] if isinstance(moves, str) else moves
         parsed = [parse_camera(move) if isinstance(move, str) else move for move in every]
-        return [(load_motion_lora(source, motion=motion, kind=kind, offline=offline), strength) for source, strength in parsed]
+        return [
+            (load_motion_lora(source, motion=motion, kind=kind, offline=offline), plain_number(strength)) for source, strength in parsed
+        ]
 
     def clip(
         self,
@@ -165,7 +167,8 @@ class Studio:
         if self._motion_unet is None:
             raise ValueError("this studio has no motion module; give it one, or ask for a still")
         check_length(num_frames, fps, loop=loop)
-        num_frames, fps = int(num_frames), plain_number(fps)
+        check_rounds(freeinit, starts=init is not None)
+        num_frames, fps, freeinit, loop = int(num_frames), plain_number(fps), int(freeinit), bool(loop)
         course = prompts_by_frame(prompt, prompts, travel, num_frames)
         strengths = strengths_by_frame(concept_strengths, len(self.concepts), num_frames)
         chosen = speed_of(speed)
@@ -181,7 +184,6 @@ class Studio:
             sampler=sampler,
         )
         start = self._start(init, strength, settings, num_frames)
-        check_rounds(freeinit, starts=start is not None)
         with LoraInjection(self._motion_unet, cameras):
             latents = self._denoise(
                 settings,

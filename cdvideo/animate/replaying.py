@@ -25,9 +25,8 @@ from cdvideo.video.resampling import resampled
 def replay(record: Mapping[str, Any], source: Path, *, device: str = "auto", offline: bool = False, on_step: OnStep | None = None) -> Clip:
     """The clip, or still, of the record in `source`, rendered again: the same frames on the same kind of device and versions.
 
-    A CPU computes with as many threads as then, where it has as many processors.
-
-    Raises UserError that names what is missing or differs: base, motion module, camera move, LoRA or concept.
+    A CPU computes with as many threads as then, where it has as many processors. Raises UserError that names what is missing or differs:
+    base, motion module, camera move, LoRA or concept.
     """
     if record.get("kind") not in ("clip", "still"):
         raise UserError(

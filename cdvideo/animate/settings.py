@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 from cdvideo.animate.key_frames import CURVES, check_key_frames
@@ -11,7 +11,7 @@ from cdvideo.base import Base
 from cdvideo.base.catalog import BasePreset
 from cdvideo.errors import UserError
 from cdvideo.motion import WeightedLora
-from cdvideo.strengths import written
+from cdvideo.numbers import is_number, is_whole, plain_number, written
 from cdvideo.video.clip import MIN_FPS
 from cdvideo.video.resampling import MAX_FPS
 
@@ -38,7 +38,9 @@ def sampling_settings(
     sampler: str | None,
 ) -> dict[str, Any]:
     """What clips and stills have in common, as a record keeps it; what is None becomes the `preset`'s own. Raises UserError."""
-    width, height = parse_size(size) if isinstance(size, str) else _sides(size or (preset.native_size, preset.native_size))
+    width, height = (
+        parse_size(size) if isinstance(size, str) else _sides((preset.native_size, preset.native_size) if size is None else size)
+    )
     check_size(width, height, base.latent_factor)
     check_numbers(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
     return {
@@ -60,20 +62,6 @@ def _sides(size: Any) -> tuple[int, int]:
     except (TypeError, ValueError):
         pass
     raise UserError(f"{size!r} is no size", remedy="give (width, height) in whole pixels, such as (512, 512)")
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number, of Python's own or another kind, such as NumPy's."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def plain_number(value: Real | float) -> int | float:
-    """A number as one of Python's own, which JSON knows."""
-    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def check_size(width: int, height: int, latent_factor: int) -> None:
@@ -104,8 +92,8 @@ def check_length(num_frames: int, fps: float, *, loop: bool) -> None:
 
 def check_rounds(freeinit: int, *, starts: bool) -> None:
     """Raises UserError for a number of FreeInit's rounds that is none, and where there is no noise to steady."""
-    if not 1 <= freeinit <= 10:
-        raise UserError(f"cannot render a clip {freeinit} times over", remedy="choose --freeinit from 1 (off) to 10; 3 is usual")
+    if not is_whole(freeinit) or not 1 <= freeinit <= 10:
+        raise UserError(f"cannot render a clip {freeinit!r} times over", remedy="choose --freeinit from 1 (off) to 10; 3 is usual")
     if freeinit > 1 and starts:
         raise UserError(
             "--freeinit steadies the noise that a clip starts from, and --init starts from frames", remedy="leave one of them out"
@@ -137,7 +125,7 @@ def check_prompt(prompt: Any) -> None:
 
 def strengths_by_frame(courses: Course | Sequence[Course], num_concepts: int, num_frames: int) -> list[dict[int, float]]:
     """The course of each concept's strength, none where no course is given; a single one is that of all. Raises UserError."""
-    given: list[Any] = [courses] if isinstance(courses, Mapping | str) and courses else list(courses)
+    given: list[Any] = list(courses) if isinstance(courses, list | tuple) else [courses] if courses is not None and courses != {} else []
     if not given:
         return []
     if not num_concepts:
@@ -151,7 +139,7 @@ def strengths_by_frame(courses: Course | Sequence[Course], num_concepts: int, nu
             remedy="give --concept-strength once for all concepts, or once for each, in their order",
         )
     for course in given:
-        if not isinstance(course, Mapping) or not all(map(is_number, course.values())):
+        if not isinstance(course, Mapping) or not all(is_number(value) and math.isfinite(value) for value in course.values()):
             raise UserError(f"{course!r} is no course of strengths", remedy="give values by frame, such as {0: 1.0, 12: 0.3}")
         check_key_frames(list(course), num_frames, "the concept's strength")
     every = given if len(given) == num_concepts else given * num_concepts

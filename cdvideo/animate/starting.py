@@ -24,6 +24,7 @@ from torch import Tensor
 from cdvideo.base import Base
 from cdvideo.errors import UserError, UserNote
 from cdvideo.heif import is_heif, register_heif
+from cdvideo.numbers import is_number, plain_number, written
 from cdvideo.video import Clip, read
 from cdvideo.video.gather import gathered
 
@@ -91,9 +92,10 @@ def check_start(init: StartSource | None, strength: float | None) -> None:
     """Raises UserError for a strength outside (0, 1] or of nothing, and for a file that is not there. What is None was not given."""
     if strength is not None and init is None:
         raise UserError("--strength is of --init, and there is none", remedy="give --init FILE, or leave --strength out")
-    if strength is not None and not 0 < strength <= 1:
+    if strength is not None and not (is_number(strength) and 0 < strength <= 1):
         raise UserError(
-            f"--strength {strength:g} is not between 0 and 1", remedy="near 0 keeps what --init shows, 1 draws all of it anew; 0.7 is usual"
+            f"--strength {written(strength)} is not between 0 and 1",
+            remedy="near 0 keeps what --init shows, 1 draws all of it anew; 0.7 is usual",
         )
     if init is not None and not isinstance(init, Clip) and not os.path.exists(init):
         raise UserError(f"there is no {os.fspath(init)}", remedy="check the path behind --init")
@@ -106,7 +108,7 @@ def start_from(source: StartSource, strength: float | None, *, size: tuple[int, 
     Raises UserError for a clip that is too short, a strength outside (0, 1], and what cannot be read.
     """
     check_start(source, strength)
-    strength = DEFAULT_STRENGTH if strength is None else strength
+    strength = DEFAULT_STRENGTH if strength is None else plain_number(strength)
     name = None if isinstance(source, Clip) else os.fspath(source)
     wanted = num_frames or 1
     frames = source.frames if isinstance(source, Clip) else read_start(Path(source), most=wanted + 1)

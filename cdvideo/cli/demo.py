@@ -35,6 +35,7 @@ def command(out: Path) -> None:
     train_concept(TrainConfig.model_validate({"images": photos, "class": "bear"}), concept, overwrite=True)
     click.echo(f"concept: {concept}")
     plan = plan_film(board, source)
+    # It may be that of another installation, whose storyboard is another file.
     film = render_film(plan, source, out, overwrite=True)
     overview = out / "demo.png"
     _overview(photos, film, [shot.prompt for shot in plan.shots], overview)

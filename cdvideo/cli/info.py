@@ -25,12 +25,16 @@ def command(file: Path, as_json: bool) -> None:
 
 
 def _describe(file: Path) -> dict[str, object]:
+    if not file.exists():
+        from cdvideo.concept import find_concept
+
+        file = find_concept(file)
     if file.suffix == ".safetensors":
         from dataclasses import asdict
 
         from cdvideo.concept import read_header
 
-        return {"kind": "concept", "path": str(file), **asdict(read_header(file))}
+        return {"kind": "concept", "file": str(file), **asdict(read_header(file))}
     from cdvideo.video import describe
 
     return describe(file)

@@ -132,8 +132,8 @@ def render_command(
     from cdvideo.storyboard.film import FORMATS
     from cdvideo.storyboard.ownership import films_of
 
-    folder = out or Path("films") / slug(checked.plan.title)
-    folder = folder / "draft" if draft else folder
+    films, part = Path("films"), "draft" if draft else ""
+    folder = (out or films / slug(checked.plan.title)) / part
     chosen_executor = _executor(executor, ray_address)
     speed = speed_of("draft" if draft else "exact")
     settings: dict[str, Any] = {"only": chosen, "speed": speed.name, "device": device, "dtype": speed.precision(dtype)}
@@ -142,10 +142,19 @@ def render_command(
             click.echo(line)
         return
     if out is None and not folder.exists():
-        for other in films_of(file, folder.parent):
-            click.echo(f"note: the film of this storyboard had another title in {other}; --out {other} keeps its takes", err=True)
+        earlier = films_of(file, sorted(films.glob(f"*/{part}")))
+        _say(
+            [
+                f"this storyboard had another title, and takes in {other}; they are used with --out {_above(other, part)}"
+                for other in earlier
+            ]
+        )
     settings |= {"workers": workers, "executor": chosen_executor, "overwrite": overwrite}
     render_film(checked.plan, file, folder, formats=formats or FORMATS, **settings)
+
+
+def _above(folder: Path, part: str) -> Path:
+    return folder.parent if part else folder
 
 
 def _executor(name: str, ray_address: str | None) -> Executor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cdvideo.base.catalog import BASES, CAMERA_MOVES, CAMERAS, LORAS, MOTIONS, unknown_name
-from cdvideo.concept import KEY_VALUE_SUFFIXES, ConceptHeader, is_named, read_header, read_layout
+from cdvideo.concept import KEY_VALUE_SUFFIXES, ConceptHeader, in_concepts, is_named, read_header, read_layout
 from cdvideo.errors import UserError, UserNote
 from cdvideo.resources import resource
 from cdvideo.storyboard.casting import Cast, Trouble, assemble
@@ -73,7 +73,11 @@ def check(file: Path) -> Checked:
     troubles += [trouble for trouble in further if not any(trouble.path[: len(path)] == path for path in changed)]
     if mistakes := finding.mistakes(troubles):
         raise BrokenStoryboard(file, mistakes)
-    return Checked(storyboard=storyboard, plan=plan, notes=(*source.notes, *_notes(storyboard, plan, cast)))
+    return Checked(
+        storyboard=storyboard,
+        plan=plan,
+        notes=(*(f"{place}: {note}" for place, note in source.notes.items()), *_notes(storyboard, plan, cast)),
+    )
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,8 @@ def _missing(named: Path, path: KeyPath, source: Path, *, what: str, suffixes: t
     if near:
         hint = f"did you mean {named.with_name(near[0])}?"
     elif what == "concept":
-        hint = f"train it: cdvideo train IMAGES --class WORD --out {named}"
+        to = named if named.suffix else in_concepts(named)[-1] if named.parent == Path() else named.with_suffix(".safetensors")
+        hint = f"train it: cdvideo train IMAGES --class WORD --out {to}"
     else:
         hint = f"it is looked for in {' and '.join(dict.fromkeys(map(str, roots)))}"
     return Trouble(path, f"there is no {what} {named}", hint)

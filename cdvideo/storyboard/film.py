@@ -18,7 +18,7 @@ from cdvideo.errors import UserNote
 from cdvideo.files import replace_files
 from cdvideo.storyboard.cards import INK, PAPER, Typeface, captioned, still, title_card, typeface_for
 from cdvideo.storyboard.local import LocalExecutor
-from cdvideo.storyboard.ownership import SHOTS, check_own, own
+from cdvideo.storyboard.ownership import SHOTS, check_files, check_owner, own
 from cdvideo.storyboard.page import FilmOnPage, ShotOnPage, TakeOnPage, film_page
 from cdvideo.storyboard.planning import FilmPlan, PlannedCard
 from cdvideo.storyboard.shots import OnTake
@@ -73,11 +73,13 @@ def render(
     for path in (*paths.values(), out / SHOTS):
         video.check_destination(path, fps=plan.fps)
     if not overwrite:
-        check_own(out, [*paths.values(), *_beside(plan, out)], source)
+        check_owner(out, source)
+        check_files(out, [*paths.values(), *_beside(plan, out)])
     if look.sound:
         video.check_sound(look.sound, plan.seconds)
     rendering = rendering_of(plan, out, only=only, device=device, dtype=dtype, speed=speed)
     made = render_shots(rendering, executor or LocalExecutor(), workers, on_take)
+    own(out, source, ())
     found = [shot for one in made for shot in one.shots]
     rendered = [shot for shot in found if shot]
     num_rendered = sum(one.num_takes for one in made)
@@ -182,7 +184,7 @@ class _Look:
 def _put_together(
     plan: FilmPlan, look: _Look, shots: Sequence[RenderedShot], source: Path, out: Path, paths: Mapping[str, Path], num_rendered: int
 ) -> Film:
-    own(out, source)
+    own(out, source, [*paths.values(), *_beside(plan, out)])
     records = [shot.kept.record for shot in shots]
     record = {"kind": "film", "title": plan.title, "fps": plan.fps, "shots": records}
     # A GIF has no subtitle track, so all of its captions are drawn.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from cdvideo.concept import CONCEPTS, ConceptHeader, read_header
+from cdvideo.concept import ConceptHeader, in_concepts, read_header
 from cdvideo.errors import UserError
 from cdvideo.storyboard.casting import Cast, Company, Star, Trouble, assemble, company
 from cdvideo.storyboard.mistakes import spelled
@@ -362,10 +362,9 @@ def locate(named: Path, source: Path) -> Path:
 def locate_concept(named: Path, source: Path) -> Path:
     """The same of a concept, which may be a bare name in `concepts/`."""
     found = locate(named, source)
-    if os.path.exists(found) or named.parent != Path():
+    if os.path.isfile(found):
         return found
-    inside = (locate(CONCEPTS / name, source) for name in (named.name, f"{named.name}.safetensors"))
-    return next((other for other in inside if os.path.isfile(other)), found)
+    return next((other for name in in_concepts(named) if os.path.isfile(other := locate(name, source))), found)
 
 
 def lora_of(text: str, source: Path) -> tuple[str, float]:

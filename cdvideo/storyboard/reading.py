@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Source:
     keys: dict[KeyPath, Place] = field(default_factory=dict)
     values: dict[KeyPath, Place] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: dict[Place, str] = field(default_factory=dict)
     lines: Sequence[str] = ()
 
     def place(self, path: KeyPath, *, key: bool = False) -> Place:
@@ -135,7 +135,7 @@ class _Reader:
             inside = above | {id(node)}
             return [self._value(child, (*path, number), source, inside) for number, child in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
-            source.notes.extend(_looks_otherwise(node, path, source))
+            _note_what_looks_otherwise(node, path, source)
         return _scalar(node.tag, node.value)
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath, source: Source, above: set[int]) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class _Reader:
             else:
                 self._count(other, path, source, len(inside))
                 known = set(own)
-                from_other = Source(source.file, mistakes=source.mistakes)
+                from_other = Source(source.file, mistakes=source.mistakes, notes=source.notes, lines=source.lines)
                 values = self._mapping(other, path, from_other, inside)
                 own |= {key: value for key, value in values.items() if key not in known}
                 for ours, theirs in ((source.keys, from_other.keys), (source.values, from_other.values)):
@@ -220,7 +220,7 @@ def _append(whole: Source, part: Source) -> None:
         ours.update({_shifted(path, offset): place for path, place in theirs.items()})
     if part.mistakes is not whole.mistakes:
         whole.mistakes.extend(part.mistakes)
-        whole.notes.extend(part.notes)
+        whole.notes.update(part.notes)
 
 
 def _shifted(path: KeyPath, offset: int) -> KeyPath:
@@ -229,16 +229,19 @@ def _shifted(path: KeyPath, offset: int) -> KeyPath:
     return path
 
 
-def _looks_otherwise(node: yaml.ScalarNode, path: KeyPath, source: Source) -> Iterator[str]:
-    """What people forget of a text without quotes: that YAML reads no further than ` #`, and knows straight quotes alone."""
+def _note_what_looks_otherwise(node: yaml.ScalarNode, path: KeyPath, source: Source) -> None:
+    """Notes what people forget of a text without quotes: that YAML reads no further than ` #`, and knows straight quotes alone."""
     if node.style or node.tag not in (_PREFIX + "str", _PREFIX + "null"):
         return
-    where = f"{_place(source.file, node)}: {spelled(path)}"
     line = source.lines[node.end_mark.line] if node.end_mark.line < len(source.lines) else ""
     if swallowed := _COMMENT.match(line, node.end_mark.column):
-        yield f"{where}: {swallowed[1]} is read as a comment; if it belongs to the text, put quotes around all of it"
-    if ("prompt" in path or "prompts" in path[-2:]) and re.fullmatch(r"[“”„‘’].*[“”‘’]", node.value):
-        yield f"{where}: the curly quotes are part of the prompt; write straight ones, or none"
+        note = f"{swallowed[1]} is read as a comment; if it belongs to the text, put quotes around all of it"
+    elif ("prompt" in path or "prompts" in path[-2:]) and re.fullmatch(r"[“”„‘’].*[“”‘’]", node.value):
+        note = "the curly quotes are part of the prompt; write straight ones, or none"
+    else:
+        return
+    # What aliases stand for is noted where it is said first.
+    source.notes.setdefault(_place(source.file, node), f"{spelled(path)}: {note}")
 
 
 def _scalar(tag: str, text: str) -> Any:
@@ -303,9 +306,11 @@ def syntax_mistake(error: Exception, file: Path, text: str) -> Mistake:
     if mark is None:
         return Mistake(Place(file, 1, 1), "", " ".join(str(error).split()), "")
     lines = text.splitlines() or [""]
-    if "expected" in problem and (opened := getattr(error, "context_mark", None)):
+    if "flow" in context and (opened := getattr(error, "context_mark", None)):
         for number in range(opened.line, min(mark.line + 1, len(lines))):
-            if swallowed := _COMMENT.search(lines[number]):
+            # What is in quotes is no comment.
+            bare = re.sub(r"'[^']*'|\"(?:[^\"\\]|\\.)*\"", lambda quoted: "x" * len(quoted[0]), lines[number])
+            if (swallowed := _COMMENT.search(bare)) and re.search(r"[}\]]", swallowed[1]):
                 told = f"{swallowed[1]} is read as a comment, and what is open before it is not closed"
                 value = re.split(r"[\s,}\]]", swallowed[1])[0]
                 return Mistake(Place(file, number + 1, swallowed.start(1) + 1), "", told, f'put quotes around it: "{value}"')

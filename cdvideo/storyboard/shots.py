@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from cdvideo.errors import UserError, UserNote
 from cdvideo.evaluate.clip import fetch_clip
 from cdvideo.storyboard.makings import Makings, camera_sources, concept_files
 from cdvideo.storyboard.planning import FilmPlan, PlannedShot
-from cdvideo.storyboard.takes import RenderedShot, Shelf, Take, is_finished, start_of
+from cdvideo.storyboard.takes import RenderedShot, Shelf, Take, clear, is_finished, start_of
 
 OnTake = Callable[[PlannedShot, int, bool], animate.OnStep | None]
 """(the shot, its take from 1, whether it lay there already) -> what to call after each denoising step."""
@@ -66,9 +65,11 @@ class Stage:
             done = is_finished(folder, shot)
             on_step = on_take(shot, take + 1, done) if on_take else None
             if not done:
-                # Of one that was damaged, frames may be left that nobody knows for such.
-                shutil.rmtree(folder, ignore_errors=True)
-                video.write(self._clip(shot, before, take, on_step), folder)
+                made = self._clip(shot, before, take, on_step)
+                # Another process may have finished it meanwhile; of one that was damaged, files are left that are not to be kept.
+                if not is_finished(folder, shot):
+                    clear(folder)
+                    video.write(made, folder)
                 self.num_rendered += 1
         return self.shelf.judged(shot, folders)
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from cdvideo import base, video
 from cdvideo.animate.reuse import DRAFT, EXACT, speed_of
 from cdvideo.animate.starting import start_from
 from cdvideo.concept import is_named, read_looks
+from cdvideo.errors import UserError
 from cdvideo.evaluate.clip import clip_folder, clip_of
 from cdvideo.files import replace_files
 from cdvideo.motion.lora import parse_camera
@@ -212,14 +214,23 @@ def is_finished(folder: Path, shot: PlannedShot) -> bool:
     try:
         is_record = isinstance(json.loads((folder / "record.json").read_bytes()), dict)
         return is_record and all(_ends_as_png(folder / f"frame_{number:04d}.png") for number in range(shot.num_frames))
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read", cause=error.strerror or str(error), remedy="make it readable, or delete it") from error
 
 
 def _ends_as_png(file: Path) -> bool:
     with file.open("rb") as opened:
-        opened.seek(-len(_PNG_END), os.SEEK_END)
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - len(_PNG_END)))
         return opened.read() == _PNG_END
+
+
+def clear(folder: Path) -> None:
+    """Removes what is left of a take that is not finished, and what was made of it beside it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for suffix in (".mp4", ".mp4.json", ".scores.json"):
+        folder.with_name(folder.name + suffix).unlink(missing_ok=True)
 
 
 def _prompt_at(prompts: Mapping[int, str], frame: int) -> str:

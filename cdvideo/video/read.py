@@ -259,9 +259,13 @@ def _promised_end(stream: VideoStream) -> float:
 def _describe_video(file: Path) -> tuple[int, int, int, float, str]:
     with _opened(file) as (container, stream):
         fps = _fps_of(stream)
-        whole = [packet for packet in container.demux(stream) if packet.size and not packet.is_corrupt]
-        ends = [float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in whole if packet.pts is not None]
-        if len(whole) < stream.frames or max(ends, default=0.0) < _promised_end(stream) - 0.5 / fps:
+        num_frames, end = 0, 0.0
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_corrupt:
+                num_frames += 1
+                if packet.pts is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if num_frames < stream.frames or end < _promised_end(stream) - 0.5 / fps:
             num_promised = stream.frames or round(_promised_end(stream) * fps)
-            warnings.warn(f"{file} ends early: {len(whole)} of {num_promised} frames are there", UserNote, stacklevel=2)
-        return stream.width, stream.height, len(whole), fps, stream.codec_context.name
+            warnings.warn(f"{file} ends early: {num_frames} of {num_promised} frames are there", UserNote, stacklevel=2)
+        return stream.width, stream.height, num_frames, fps, stream.codec_context.name

@@ -70,10 +70,11 @@ def test_threads_that_share_one_wait_for_each_other():
     assert all(np.array_equal(own, other) for own, other in zip(together, alone, strict=True))
 
 
-def test_numbers_of_numpy_and_paths_are_kept_as_json_knows_them():
+def test_numbers_of_numpy_and_paths_are_kept_as_json_knows_them(pocket):
+    concept = concept_of(pocket, "V*", "bear", 3)
     with cdvideo.Animator("pocket", motion=Path(resource("motion_modules", "pocket"))) as animator:
-        clip = animator.animate(
-            "a bear",
+        clip = animator.add(concept, np.float32(0.5)).animate(
+            "a V* bear",
             prompts={np.int64(1): "a bear in the snow"},
             num_frames=np.int64(2),
             num_inference_steps=np.int32(1),
@@ -82,10 +83,15 @@ def test_numbers_of_numpy_and_paths_are_kept_as_json_knows_them():
             seed=np.int64(3),
             size=(np.int64(64), 64),
             camera="zoom-in",
+            loop=np.bool_(False),
+            freeinit=np.int64(1),
+            concept_strengths=None,
         )
+        started = animator.draw("a V* bear", size=(64, 64), init=clip, strength=np.float32(1))
     record = json.loads(json.dumps(clip.record))
+    assert record["concepts"][0]["strength"] == 0.5 and started.record["init"]["strength"] == 1
     assert (record["frames"], record["steps"], record["fps"], record["guidance"], record["seed"]) == (2, 1, 7.5, 3, 3)
-    assert record["prompts"] == {"0": "a bear", "1": "a bear in the snow"} and record["cameras"][0]["name"] == "zoom-in"
+    assert record["prompts"] == {"0": "a V* bear", "1": "a bear in the snow"} and record["cameras"][0]["name"] == "zoom-in"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +105,9 @@ def test_numbers_of_numpy_and_paths_are_kept_as_json_knows_them():
         ({"fps": "8"}, "cannot play '8' frames a second"),
         ({"guidance_scale": float("nan")}, "nan is no guidance"),
         ({"size": 64}, "64 is no size"),
+        ({"size": ()}, r"\(\) is no size"),
+        ({"freeinit": 1.5}, "cannot render a clip 1.5 times over"),
+        ({"init": "a.png", "strength": "0.5"}, "--strength '0.5' is not between 0 and 1"),
         ({"size": (64.0, 64)}, r"\(64.0, 64\) is no size"),
         ({"prompt": 3}, "3 is no prompt"),
         ({"prompt": None}, "there is no prompt"),
@@ -113,7 +122,8 @@ def test_what_is_no_setting_is_said(pocket, pocket_motion, settings, words):
 def test_courses_of_strength_may_stand_alone_and_are_numbers(pocket):
     concepts = [concept_of(pocket, "V*", "bear", 3)]
     assert strengths_by_frame({0: 1, 4: np.float32(0.5)}, len(concepts), 8) == [{0: 1, 4: 0.5}]
-    for wrong in ("0:1.0", ["0:1.0"], {0: "1"}):
+    assert strengths_by_frame(None, 1, 8) == strengths_by_frame({}, 1, 8) == strengths_by_frame((), 1, 8) == []
+    for wrong in ("0:1.0", ["0:1.0"], {0: "1"}, {0: float("nan")}, 0.5):
         with pytest.raises(UserError, match="is no course of strengths"):
             strengths_by_frame(wrong, 1, 8)
 

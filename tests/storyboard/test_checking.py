@@ -254,6 +254,25 @@ def test_text_that_yaml_reads_otherwise_is_a_note():
     assert mistake.startswith("film.yaml:3:35: #000000} is read as a comment") and '"#000000"' in mistake
 
 
+@pytest.mark.parametrize(
+    ("shot", "said"),
+    [
+        ('prompt: a\n    caption: "Take #1"\n   seed: 3', "check the indentation"),
+        ('prompt: a\n    caption: "Take #1', "never closed"),
+        ("prompt: a   #first shot\n   seed: 3", "check the indentation"),
+        ("{prompt: 'a #1 day', seed 3: 4, : 5", "check the indentation"),
+    ],
+)
+def test_other_mistakes_are_not_blamed_on_a_number_sign(shot, said):
+    (mistake, *_) = mistakes_of(film(shot))
+    assert said in mistake and "comment" not in mistake
+
+
+def test_notes_of_what_stands_once_are_said_once():
+    text = film("&shot {prompt: a bear}") + "  - &card\n    prompt: b\n    caption: Take #1\n  - *card\n  - <<: *card\n    seed: 3\n"
+    assert [note.partition(": ")[0] for note in checked(text).notes if "comment" in note] == ["film.yaml:7:14"]
+
+
 def test_a_card_that_never_stands_is_a_note():
     more = "defaults: {transition: {kind: crossfade, seconds: 0.5}}\nend_card: {text: Fin, seconds: %s}\n"
     never, stands = (checked(film("prompt: a {bear}", more=more % seconds)).notes for seconds in ("0.5", "0.75"))
@@ -261,10 +280,11 @@ def test_a_card_that_never_stands_is_a_note():
 
 
 def test_a_bare_name_is_a_concept_of_the_folder():
+    Path("bear").mkdir()
     (role,) = checked(film("prompt: a {bear}", cast="{bear: bear}")).plan.shots[0].starring
     assert role.concept == Path("concepts/bear.safetensors")
     (mistake,) = mistakes_of(film("prompt: a {fox}", cast="{fox: fox}"))
-    assert "there is no concept fox" in mistake
+    assert "there is no concept fox" in mistake and "--out concepts/fox.safetensors" in mistake
 
 
 def test_a_caption_that_no_font_draws_is_said_at_the_caption():

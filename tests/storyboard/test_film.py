@@ -27,7 +27,7 @@ from cdvideo.animate import reuse
 from cdvideo.base.loading import POCKET_FOLDER
 from cdvideo.cli import main
 from cdvideo.concept import Concept, ConceptHeader, Looks
-from cdvideo.errors import UserError
+from cdvideo.errors import UserError, UserNote
 from cdvideo.evaluate.clip import Clip
 from cdvideo.storyboard import plan_film, read_storyboard, render, workers
 from cdvideo.storyboard.cards import PAPER
@@ -179,6 +179,23 @@ def test_no_film_replaces_another_or_somebodys_own_files(tmp_path):
     assert replaced.num_rendered == 0
     with pytest.raises(UserError, match="another storyboard"):
         film_of(tmp_path, TWO)
+    other.write_text(TWO.replace("Small", "New"))
+    (film.folder / "new.mp4").write_text("mine")
+    with pytest.raises(UserError, match=r"new\.mp4 exists already"):
+        render(plan_of(other), other, film.folder, **settings)
+    with pytest.warns(UserNote, match=r"small\.mp4 is of an earlier rendering"):
+        other.write_text(TWO)
+        render(plan_of(other), other, film.folder, **{**settings, "formats": ("gif",)})
+
+
+@pytest.mark.parametrize("draft", [(), ("--draft",)])
+def test_a_film_under_another_title_is_noticed(tmp_path, monkeypatch, draft):
+    monkeypatch.chdir(tmp_path)
+    render_it = ("storyboard", "render", "film.yaml", "--only", "1", "--device", "cpu", "--workers", "1", *draft)
+    for title, said in (("Small", ""), ("Large", "are used with --out films/small")):
+        Path("film.yaml").write_text(TWO.replace("Small", title))
+        result = CliRunner().invoke(main, render_it)
+        assert result.exit_code == 0 and said in result.output and ("another title" in result.output) == bool(said), result.output
 
 
 def test_captions_are_found_out_before_anything_is_rendered_and_subtitles_are_those_of_the_track(tmp_path):

@@ -92,6 +92,9 @@ def render_film(plan: FilmPlan, source: Path, folder: Path, **settings: Any) -> 
         except KeyboardInterrupt:
             kept = f"the finished shots are kept in {folder / 'shots'} and will not be rendered again"
             raise Interrupted("before the film was finished", cause=kept, remedy="render it again to go on") from None
+        finally:
+            # Where no step was taken, nothing stays of it.
+            bar.leave = bar.n > 0
     for path in (*film.files.values(), film.sheet, film.page):
         if path:
             click.echo(f"wrote {path}")

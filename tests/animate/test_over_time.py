@@ -96,7 +96,7 @@ def test_strengths_change_by_frame_and_by_concept(pocket, pocket_motion):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "the prompt is set at no frame"),
+        ({}, "there is no prompt"),
         ({"prompt": "a bear", "prompts": {0: "a fox"}}, "two prompts at frame 0"),
         ({"prompts": {0: "a bear", 16: "a fox"}}, "the prompt is set at frame 16"),
         ({"prompt": "a bear", "travel": "warp"}, "no travel 'warp'"),

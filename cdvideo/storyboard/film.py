@@ -74,12 +74,12 @@ def render(
         video.check_destination(path, fps=plan.fps)
     if not overwrite:
         check_owner(out, source)
-        check_files(out, [*paths.values(), *_beside(plan, out)])
+        check_files(out, _every_file(plan, out))
     if look.sound:
         video.check_sound(look.sound, plan.seconds)
     rendering = rendering_of(plan, out, only=only, device=device, dtype=dtype, speed=speed)
     made = render_shots(rendering, executor or LocalExecutor(), workers, on_take)
-    own(out, source, ())
+    own(out, source, _every_file(plan, out))
     found = [shot for one in made for shot in one.shots]
     rendered = [shot for shot in found if shot]
     num_rendered = sum(one.num_takes for one in made)
@@ -107,6 +107,11 @@ def _beside(plan: FilmPlan, out: Path) -> tuple[Path, Path, Path]:
     """The subtitles, the contact sheet and the page of the film in `out`."""
     name = slug(plan.title)
     return out / f"{name}.srt", out / f"{name}-sheet.png", out / "index.html"
+
+
+def _every_file(plan: FilmPlan, out: Path) -> list[Path]:
+    """All files that the film may have in `out`, in whichever formats it is asked for."""
+    return [*(out / f"{slug(plan.title)}.{suffix}" for suffix in FORMATS), *_beside(plan, out)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +189,6 @@ class _Look:
 def _put_together(
     plan: FilmPlan, look: _Look, shots: Sequence[RenderedShot], source: Path, out: Path, paths: Mapping[str, Path], num_rendered: int
 ) -> Film:
-    own(out, source, [*paths.values(), *_beside(plan, out)])
     records = [shot.kept.record for shot in shots]
     record = {"kind": "film", "title": plan.title, "fps": plan.fps, "shots": records}
     # A GIF has no subtitle track, so all of its captions are drawn.

@@ -33,10 +33,10 @@ def check_files(out: Path, files: Iterable[Path]) -> None:
 
     In a folder with takes of before films said what is theirs, all are.
     """
-    own = _said(out).get("files")
-    if own is None and next((out / SHOTS).glob("*/record.json"), None):
+    names = _said(out).get("files")
+    if names is None and next((out / SHOTS).glob("*/record.json"), None):
         return
-    if foreign := next((file for file in files if os.path.lexists(file) and file.name not in (own or ())), None):
+    if foreign := next((file for file in files if os.path.lexists(file) and file.name not in (names or ())), None):
         remedy = "give another --out, or replace it with --overwrite"
         raise UserError(f"{foreign} exists already", cause="it is of no film that was rendered there", remedy=remedy)
 

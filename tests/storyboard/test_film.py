@@ -188,6 +188,14 @@ def test_no_film_replaces_another_or_somebodys_own_files(tmp_path):
         render(plan_of(other), other, film.folder, **{**settings, "formats": ("gif",)})
 
 
+def test_a_film_of_before_folders_said_whose_they_are_stays_its_storyboards(tmp_path):
+    film, _ = film_of(tmp_path, TWO, formats=("mp4", "gif"))
+    (film.folder / "shots" / "film.json").unlink()
+    changed = TWO.replace("seed: 3", "seed: 4")
+    assert film_of(tmp_path, changed, only=(1,))[0].missing == [2]
+    assert film_of(tmp_path, changed)[0].num_rendered == 1 and film_of(tmp_path, changed, formats=("gif",))[0].num_rendered == 0
+
+
 @pytest.mark.parametrize("draft", [(), ("--draft",)])
 def test_a_film_under_another_title_is_noticed(tmp_path, monkeypatch, draft):
     monkeypatch.chdir(tmp_path)

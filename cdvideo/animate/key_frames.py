@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from cdvideo.errors import UserError
+from cdvideo.numbers import is_whole
 from cdvideo.strengths import check_strength
 
 CURVES = ("linear", "smooth", "hold")
@@ -56,7 +56,7 @@ def values_by_frame(curve: Mapping[int, float], num_frames: int, *, loop: bool =
 
 def check_key_frames(key_frames: Sequence[int], num_frames: int, what: str) -> None:
     """Raises UserError unless there is a key frame and each is a number that lies in the clip."""
-    if strange := [frame for frame in key_frames if not isinstance(frame, Integral)]:
+    if strange := [frame for frame in key_frames if not is_whole(frame)]:
         raise UserError(f"{what} is set at {strange[0]!r}, which is no frame", remedy="frames are whole numbers, counted from 0")
     outside = [frame for frame in key_frames if not 0 <= frame < num_frames]
     if outside or not key_frames:

@@ -38,9 +38,7 @@ def sampling_settings(
     sampler: str | None,
 ) -> dict[str, Any]:
     """What clips and stills have in common, as a record keeps it; what is None becomes the `preset`'s own. Raises UserError."""
-    width, height = (
-        parse_size(size) if isinstance(size, str) else _sides((preset.native_size, preset.native_size) if size is None else size)
-    )
+    width, height = _sides(size, preset)
     check_size(width, height, base.latent_factor)
     check_numbers(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
     return {
@@ -54,7 +52,11 @@ def sampling_settings(
     }
 
 
-def _sides(size: Any) -> tuple[int, int]:
+def _sides(size: Any, preset: BasePreset) -> tuple[int, int]:
+    if size is None:
+        return preset.native_size, preset.native_size
+    if isinstance(size, str):
+        return parse_size(size)
     try:
         width, height = size
         if is_whole(width) and is_whole(height):

@@ -316,11 +316,11 @@ def _of_the_base(plan: FilmPlan, cast: Cast, headers: Mapping[Path, ConceptHeade
     base = _known_base(plan.base)
     if base is None:
         return
-    for role in list(cast.roles.values())[:1]:
-        made_for = _known_base(headers[role.file].base)
-        if made_for not in (base, None):
-            message = f"{role.file} was trained on {made_for}, and the film's base is {base}"
-            yield Trouble(("cast", role.name, "concept"), message, f"leave the base out, or train it with --base {base}")
+    first = next(iter(cast.roles.values()), None)
+    made_for = _known_base(headers[first.file].base) if first else None
+    if first and made_for not in (base, None):
+        message = f"{first.file} was trained on {made_for}, and the film's base is {base}"
+        yield Trouble(("cast", first.name, "concept"), message, f"leave the base out, or train it with --base {base}")
     motion = MOTIONS.get(plan.motion or "")
     if motion and motion.base != base:
         yield Trouble(("motion",), f"{motion.name} is a motion module for {motion.base}, and the film's base is {base}", "leave it out")

@@ -14,6 +14,8 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from einops import rearrange
 from torch import Tensor, nn
 
+from cdvideo.base.computing import computing_as
+
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """(B, N, H D) of queries (B, N, H D), keys and values (B, M, H D), and H."""
 
@@ -72,16 +74,27 @@ def attending_by(attend: Attend, models: Iterable[nn.Module]) -> Iterator[None]:
         layer
         for model in models
         for layer in model.modules()
-        if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0 and is_plain_attention(layer)
+        if type(layer) is Attention and type(layer.processor) is AttnProcessor2_0 and is_plain_attention(layer)
     ]
     before = [layer.processor for layer in layers]
     try:
         for layer in layers:
             layer.processor = _PlainAttention(layer.processor, attend)
-        yield
+        with computing_as((layer, _DirectAttention) for layer in layers):
+            yield
     finally:
         for layer, processor in zip(layers, before, strict=True):
             layer.processor = processor
+
+
+class _DirectAttention(Attention):
+    """Calls its processor as it is; diffusers' own reads the processor's signature at every call, to leave out what it does not know."""
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: Tensor | None = None, **others: Any
+    ) -> Tensor:
+        result: Tensor = self.processor(self, hidden_states, encoder_hidden_states, attention_mask=attention_mask, **others)
+        return result
 
 
 class _PlainAttention:
@@ -91,7 +104,7 @@ class _PlainAttention:
         self.before, self.attend = before, attend
 
     def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, with_bias: bool = True, **others: Any
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *, with_bias: bool = True, **others: Any
     ) -> Tensor:
         result: Tensor
         if any(value is not None for value in others.values()):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -30,6 +30,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from cdvideo.base.attention import attended_at_once, attending_by, without_bias
+from cdvideo.base.computing import computing_as
 from cdvideo.errors import UserNote, first_line
 
 FED_AT_ONCE = 65536
@@ -98,20 +99,6 @@ def fused_layers(*models: nn.Module) -> Iterator[None]:
     on_gpu = [model for model in models if has_kernels(next(model.parameters()).device)]
     with attending_by(attended_at_once, on_gpu), computing_as([pair for model in on_gpu for pair in _fused_classes(model)]):
         yield
-
-
-@contextmanager
-def computing_as(classes: Iterable[tuple[nn.Module, type[nn.Module]]]) -> Iterator[None]:
-    """Within it, each of the layers computes as one of that class, with its own parameters."""
-    changed: list[tuple[nn.Module, type[nn.Module]]] = []
-    try:
-        for layer, kind in classes:
-            changed.append((layer, type(layer)))
-            layer.__class__ = kind
-        yield
-    finally:
-        for layer, before in changed:
-            layer.__class__ = before
 
 
 def _fused_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module]]]:

@@ -19,10 +19,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.models.activations import GEGLU
+from diffusers.models.unets.unet_motion_model import UNetMotionModel
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cdvideo.base.gpu_layers import computing_as, fused_layers
+from cdvideo.base.computing import computing_as
+from cdvideo.base.gpu_layers import fused_layers
 from cdvideo.base.short_attention import short_attention
 
 MOST_ORDERED_BYTES = 2**28
@@ -56,6 +58,8 @@ def _quick_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module
             yield layer, _QuickLinear
         elif type(layer) is GEGLU and type(layer.proj) is nn.Linear:
             yield layer, _QuickGEGLU
+        elif type(layer) is UNetMotionModel:
+            yield layer, _QuickMotionUNet
 
 
 def _has_operators() -> bool:
@@ -127,6 +131,13 @@ class _QuickGEGLU(GEGLU):
         (gated, gate), (gated_bias, gate_bias) = self.proj.weight.chunk(2), self.proj.bias.chunk(2)
         factor = torch.ops.aten.gelu_(_product(hidden_states, gate, gate_bias))
         return _product(hidden_states, gated, gated_bias).mul_(factor)
+
+
+class _QuickMotionUNet(UNetMotionModel):
+    @property
+    def dtype(self) -> torch.dtype:
+        """Without the walk over all layers that a pass would begin with."""
+        return self.conv_in.weight.dtype
 
 
 class _QuickConv2d(nn.Conv2d):

@@ -36,7 +36,7 @@ def attended(query: Tensor, key: Tensor, value: Tensor, num_heads: int) -> Tenso
         scores = torch.baddbmm(nothing, own_query, own_key.transpose(1, 2), beta=0, alpha=width**-0.5)
         if scores.shape[-1] < FEWEST_WITHOUT_FP32:
             scores = scores.float()
-        heads.append(torch.bmm(scores.softmax(-1).to(value), own_value))
+        heads.append(torch.bmm(torch.softmax(scores, -1, out=scores).to(value), own_value))
     return torch.cat(heads, dim=-1)
 
 

@@ -15,8 +15,8 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
 from cdvideo.base.attention import is_plain_attention, queries_keys_values
+from cdvideo.base.computing import computing_as
 from cdvideo.base.gpu_layers import (
-    computing_as,
     fed_forward,
     has_kernels,
     is_plain_block,

@@ -4,13 +4,16 @@ import copy
 
 import pytest
 import torch
+from diffusers import UNetMotionModel
 from diffusers.models.activations import GEGLU
 from torch import nn
 from torch.nn.utils import parametrize
 
 from cdvideo.base import quick_layers as module
 from cdvideo.base.quick_layers import quick_layers
+from cdvideo.motion import attach
 from tests import tiny
+from tests.motion.test_attach import module as random_module
 
 pytestmark = pytest.mark.skipif(not module._has_operators(), reason="layers are PyTorch's own on this processor")
 
@@ -141,6 +144,14 @@ def test_a_copy_made_within_it_and_one_within_another_are_themselves():
         assert type(layer) is not nn.Linear, "the outer one still holds"
         own.weight.data.zero_()
         assert layer(states).abs().sum() > 0 and torch.equal(own(states), own.bias.expand(5, -1))
+
+
+def test_a_motion_unet_tells_its_precision_without_a_walk_over_its_layers(monkeypatch):
+    unet = attach(tiny.unet().to(torch.bfloat16), random_module())
+    with quick_layers(unet):
+        monkeypatch.setattr(nn.Module, "named_modules", None)
+        assert unet.dtype == torch.bfloat16
+    assert type(unet) is UNetMotionModel
 
 
 def test_a_whole_unet_in_training():

@@ -70,7 +70,7 @@ def without_bias(attn: Any, states: Tensor, seen: Tensor | None = None) -> tuple
 @contextmanager
 def attending_by(attend: Attend, models: Iterable[nn.Module]) -> Iterator[None]:
     """Within it, the models' plain attention layers compute by `attend`."""
-    layers = [
+    layers: list[Any] = [
         layer
         for model in models
         for layer in model.modules()

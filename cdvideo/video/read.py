@@ -237,19 +237,32 @@ def _read_video(file: Path, most: int | None) -> tuple[NDArray[np.uint8], float]
                 raise ValueError("none of its frames can be decoded")
 
         frames = gathered(pictures())
-        num_promised, promised_end = stream.frames, _promised_end(stream)
-    if len(frames) == most:
-        return frames, fps
-    if len(frames) < num_promised:
-        raise ValueError(f"it ends early: {len(frames)} of {num_promised} frames can be decoded")
-    if end < promised_end - 0.5 / fps:
-        raise ValueError(f"it ends early: {end:.2f} of {promised_end:.2f} seconds can be decoded")
+        if len(frames) != most and (promised := _missing(stream, len(frames), end, fps)):
+            raise ValueError(f"it ends early: {len(frames)} of {promised} frames can be decoded")
     return frames, fps
 
 
-def _promised_end(stream: VideoStream) -> float:
-    # Matroska counts no frames, but a finished file says how long each stream is; the container's own time includes sound.
-    text = next((value for key, value in stream.metadata.items() if key.upper() == "DURATION"), "0")
+def _missing(stream: VideoStream, num_frames: int, end: float, fps: float) -> int | None:
+    """How many frames the file promises, where these, up to `end` in seconds, are fewer.
+
+    An MP4 that was cut without being encoded again, as phones cut, still counts what is no longer shown: there the end tells.
+    """
+    if num_frames >= stream.frames > 0:
+        return None
+    promised_end = _promised_end(stream)
+    if promised_end is None:
+        return stream.frames if num_frames < stream.frames else None
+    return round(promised_end * fps) if end < promised_end - 0.5 / fps else None
+
+
+def _promised_end(stream: VideoStream) -> float | None:
+    """In seconds. A container's own time includes sound."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    # Matroska counts no frames, but a finished file says how long each stream is.
+    text = next((value for key, value in stream.metadata.items() if key.upper() == "DURATION"), None)
+    if text is None:
+        return None
     seconds = 0.0
     for part in text.split(":"):
         seconds = 60 * seconds + float(part)
@@ -261,11 +274,10 @@ def _describe_video(file: Path) -> tuple[int, int, int, float, str]:
         fps = _fps_of(stream)
         num_frames, end = 0, 0.0
         for packet in container.demux(stream):
-            if packet.size and not packet.is_corrupt:
+            if packet.size and not packet.is_corrupt and not packet.is_discard:
                 num_frames += 1
                 if packet.pts is not None:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if num_frames < stream.frames or end < _promised_end(stream) - 0.5 / fps:
-            num_promised = stream.frames or round(_promised_end(stream) * fps)
-            warnings.warn(f"{file} ends early: {num_frames} of {num_promised} frames are there", UserNote, stacklevel=2)
+        if promised := _missing(stream, num_frames, end, fps):
+            warnings.warn(f"{file} ends early: {num_frames} of {promised} frames are there", UserNote, stacklevel=2)
         return stream.width, stream.height, num_frames, fps, stream.codec_context.name

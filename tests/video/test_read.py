@@ -104,6 +104,24 @@ def test_a_truncated_video_is_described_as_far_as_it_goes(tmp_path: Path, name: 
     assert 0 < facts["num_frames"] < 12 and facts["record"]
 
 
+@pytest.mark.parametrize("seconds", [0.7, 1.3], ids=["within the first pictures", "behind a later key frame"])
+def test_a_video_cut_without_being_encoded_again_begins_where_it_was_cut(tmp_path: Path, seconds: float) -> None:
+    whole = foreign_video(tmp_path / "whole.mp4", "-g", "10", "-bf", "0", source="testsrc=size=64x48:rate=10:duration=3")
+    path = tmp_path / "cut.mp4"
+    cut = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-ss", str(seconds), "-i", str(whole), "-c", "copy"]
+    subprocess.run([*cut, "-movflags", "+faststart", str(path)], check=True, capture_output=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        facts, clip = describe(path), read(path)
+    left = round(30 - 10 * seconds)
+    assert facts["num_frames"] == clip.num_frames == left and facts["duration"] == left / 10
+    assert np.array_equal(clip.frames, read(whole).frames[-left:])
+    path.write_bytes(path.read_bytes()[: int(0.7 * path.stat().st_size)])
+    with pytest.raises(UserError) as caught:
+        read(path)
+    assert f"of {left} frames can be decoded" in caught.value.cause
+
+
 @pytest.mark.parametrize(("content", "words"), [(b"", "it is empty"), (b"just a text\n" * 9, "does not start as")])
 @pytest.mark.parametrize("question", [read, read_record, describe])
 def test_another_kind_of_file_is_refused(tmp_path: Path, question: object, content: bytes, words: str) -> None:

@@ -27,11 +27,8 @@ class UNetPasses:
     def read(self, text: TextKeyValues) -> None:
         """Moves these keys and values to where those of before were, which recordings read.
 
-        Lets go of recordings where they do not fit there, and where the UNet's weights have moved. On a GPU alone: elsewhere nothing is
-        recorded.
+        Lets go of recordings where they do not fit there, and where the UNet's weights have moved.
         """
-        if self.device.type != "cuda":
-            return
         self.recordings.follow(self.unet)
         shapes = {name: value.shape for name, value in self._sources.items()}
         if shapes == {name: value.shape for name, value in text.sources.items()}:

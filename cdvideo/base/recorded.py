@@ -1,29 +1,35 @@
-"""Passes through a model, recorded as CUDA graphs and replayed.
+"""Passes through a model, recorded and replayed: as CUDA graphs on a GPU, as operators on a CPU.
 
 A pass through a motion UNet is more than a thousand kernels, which take longer to begin one by one than many of them to compute. A graph
-begins them all at once; they are the same kernels, on other data.
+begins them all at once; they are the same kernels, on other data. On a CPU it is Python, with a small model, that takes a good part of it.
 """
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
+from cdvideo.base.operators import NotRecordable, Recording, form_of, record
 from cdvideo.errors import UserNote, first_line
 
-_Shapes = tuple[tuple[torch.Size, torch.dtype], ...]
+_Shapes = tuple[tuple[Any, ...], ...]
 BESIDE = -1
 """The priority of streams that work beside another one. PyTorch takes them from a ring of their own: they are none of those of usual
 priority, with which they would share what matrix products have for working memory."""
 
 MOST_RECORDED = 8
 """Of one function, for inputs of so many shapes."""
+
+COMPUTED_BEFORE = {"cuda": 1, "cpu": 48}
+"""Calls with inputs of the same shapes before one is recorded, by kind of device. What is built or chosen when something is first computed
+cannot be recorded as a graph; writing operators down takes about as long as so many replays gain."""
 
 
 class Recordings:
@@ -69,38 +75,48 @@ class Recordings:
 class Recorded:
     """`function(model, ...)` of tensors, which returns one.
 
-    On a CUDA device calls with tensors of the same shapes are recorded once and then replayed: what else they read has to stay where it is.
-    Where that cannot be done, it is said, and computed as ever. Results are copied from the recordings' memory.
+    On a CUDA device or a CPU, calls with tensors of the same shapes are recorded once and then replayed, with the same bits: what else they
+    read has to stay where it is. Where that cannot be done, it is said, and computed as ever. Results are the caller's own.
     """
 
     def __init__(self, function: Callable[..., Tensor], model: Any, recordings: Recordings) -> None:
         self.compute = functools.partial(function, model)
         self.recordings = recordings
-        self._computed: set[_Shapes] = set()
-        self._graphs: dict[_Shapes, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self._num_computed: Counter[_Shapes] = Counter()
+        self._replays: dict[_Shapes, Callable[..., Tensor]] = {}
         self._records = True
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        if inputs[0].device.type != "cuda" or not self._records:
+        kind = inputs[0].device.type
+        if kind not in COMPUTED_BEFORE or not self._records:
             return self.compute(*inputs)
-        shapes = tuple((value.shape, value.dtype) for value in inputs)
-        # What is built or chosen when something is first computed cannot be recorded.
-        if shapes not in self._computed or not (shapes in self._graphs or self._record(shapes, inputs)):
-            self._computed.add(shapes)
+        shapes = tuple(form_of(value) if kind == "cpu" else (value.shape, value.dtype) for value in inputs)
+        if shapes in self._replays:
+            return self._replays[shapes](*inputs)
+        if self._num_computed[shapes] < COMPUTED_BEFORE[kind]:
+            self._num_computed[shapes] += 1
             return self.compute(*inputs)
-        graph, taken, result = self._graphs[shapes]
-        for place, value in zip(taken, inputs, strict=True):
-            place.copy_(value)
-        graph.replay()
-        return result.clone()
+        if len(self._replays) == MOST_RECORDED:
+            self.recordings.forget()
+            self._num_computed[shapes] = COMPUTED_BEFORE[kind]
+        return self._of_operators(shapes, inputs) if kind == "cpu" else self._of_graph(shapes, inputs)
 
     def clear(self) -> None:
-        self._graphs.clear()
-        self._computed.clear()
+        self._replays.clear()
+        self._num_computed.clear()
 
-    def _record(self, shapes: _Shapes, inputs: tuple[Tensor, ...]) -> bool:
-        if len(self._graphs) == MOST_RECORDED:
-            self.recordings.forget()
+    def _of_operators(self, shapes: _Shapes, inputs: tuple[Tensor, ...]) -> Tensor:
+        try:
+            (result,), recording = record(lambda *values: (self.compute(*values),), inputs)
+        except NotRecordable as error:
+            self._records = False
+            warnings.warn(f"passes cannot be recorded, so that they take longer: {error}", UserNote, stacklevel=3)
+            return self.compute(*inputs)
+        self._replays[shapes] = functools.partial(_only_result, recording)
+        assert result is not None
+        return result
+
+    def _of_graph(self, shapes: _Shapes, inputs: tuple[Tensor, ...]) -> Tensor:
         pool, stream = self.recordings.shared()
         taken, graph = [value.clone() for value in inputs], torch.cuda.CUDAGraph()
         try:
@@ -115,11 +131,24 @@ class Recorded:
             is_short = isinstance(error, torch.OutOfMemoryError)
             failed = "there is not enough memory for it" if is_short else first_line(error)
         else:
-            self._computed.add(shapes)
-            self._graphs[shapes] = graph, taken, result
-            return True
+            self._replays[shapes] = functools.partial(_replayed, graph, taken, result)
+            return self._replays[shapes](*inputs)
         del graph
         self.recordings.forget()
         self._records = False
-        warnings.warn(f"passes cannot be recorded as CUDA graphs, so that they take longer: {failed}", UserNote, stacklevel=2)
-        return False
+        warnings.warn(f"passes cannot be recorded as CUDA graphs, so that they take longer: {failed}", UserNote, stacklevel=3)
+        return self.compute(*inputs)
+
+
+def _only_result(recording: Recording, *inputs: Tensor) -> Tensor:
+    (result,) = recording(*inputs)
+    assert result is not None
+    return result
+
+
+def _replayed(graph: torch.cuda.CUDAGraph, taken: Sequence[Tensor], result: Tensor, *inputs: Tensor) -> Tensor:
+    """A graph's result, which is copied from its memory, for inputs that are copied into it."""
+    for place, value in zip(taken, inputs, strict=True):
+        place.copy_(value)
+    graph.replay()
+    return result.clone()

@@ -18,6 +18,8 @@ def for_each_half(latents: Tensor, num_rows: int) -> Tensor:
     """(num_rows, C, ...) of latents (B, C, ...): again and again the same rows, where there are fewer. Has no gradient then."""
     if len(latents) == num_rows:
         return latents
+    if latents.device.type == "cpu":
+        return torch.cat([latents] * (num_rows // len(latents)))
     # Plain copies, in pictures' own order: `repeat` would bring channels-last ones into the other, and `cat` is slow at them.
     is_last = latents.ndim == 4 and not latents.is_contiguous() and latents.is_contiguous(memory_format=torch.channels_last)
     order = torch.channels_last if is_last else torch.contiguous_format

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cdvideo.base import Base
+from cdvideo.base.operators import NotRecordable, Recording, record
 from cdvideo.base.recorded import BESIDE
 from cdvideo.errors import UserNote, first_line
 from cdvideo.train.batches import Batch, Encode
 from cdvideo.train.losses import masked_noise_loss
 from cdvideo.train.preservation import Preservation
-from cdvideo.train.recording import NotRecordable, Recording, record
 
 
 class Pass(nn.Module):

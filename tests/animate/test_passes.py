@@ -1,6 +1,6 @@
 """What recordings of a UNet's passes read: keys and values stay where those of before were, or recordings are let go of.
 
-Graphs themselves are tested in `tests/base/test_recorded.py`, on a GPU.
+Recordings themselves are tested in `tests/base/test_recorded.py`.
 """
 
 from types import SimpleNamespace
@@ -15,9 +15,9 @@ from cdvideo.base.recorded import Recordings
 
 @pytest.fixture
 def passes(monkeypatch):
-    """Of a UNet that says it is on a GPU; `forgotten` counts how often recordings were let go of."""
+    """`forgotten` counts how often recordings were let go of."""
     unet = nn.Linear(2, 2)
-    unet.device = SimpleNamespace(type="cuda")
+    unet.device = torch.device("cpu")
     made = UNetPasses(unet, Recordings(torch.device("cpu")))
     made.forgotten = 0
 
@@ -55,9 +55,3 @@ def test_where_weights_have_moved_recordings_are_let_go_of(passes):
     passes.unet.weight = nn.Parameter(passes.unet.weight.detach().clone())
     passes.read(text(2.0, 2, 77, 8))
     assert passes.forgotten == 2
-
-
-def test_on_a_cpu_nothing_is_kept():
-    passes, words = UNetPasses(SimpleNamespace(device=torch.device("cpu")), Recordings(torch.device("cpu"))), text(1.0, 2, 77, 8)
-    passes.read(words)
-    assert not passes._sources

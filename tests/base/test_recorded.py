@@ -1,4 +1,4 @@
-"""Passes that are recorded as CUDA graphs: replays are the same bits, and where nothing can be recorded nothing is lost."""
+"""Passes that are recorded, as CUDA graphs or operators: replays are the same bits, and where nothing can be recorded nothing is lost."""
 
 import gc
 import weakref
@@ -11,8 +11,10 @@ from torch import nn
 from cdvideo import base
 from cdvideo.animate import Studio
 from cdvideo.animate.passes import UNetPasses
+from cdvideo.base import recorded as recorded_module
 from cdvideo.base.recorded import Recordings
 from cdvideo.errors import UserNote
+from tests.animate.test_text_states import concept_of
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are recorded on a CUDA device")
 
@@ -21,17 +23,91 @@ def scaled(model, states, factor):
     return model(states) * factor
 
 
-def test_elsewhere_it_computes_at_every_call():
+@pytest.fixture
+def at_once(monkeypatch):
+    """Lets a CPU record what it computes for the second time."""
+    monkeypatch.setitem(recorded_module.COMPUTED_BEFORE, "cpu", 1)
+
+
+def counting(calls):
+    def count(model, states, factor):
+        calls.append(tuple(states.shape))
+        return scaled(model, states, factor)
+
+    return count
+
+
+def test_on_a_cpu_operators_are_replayed_for_inputs_of_the_same_form(at_once):
+    calls, model, two = [], nn.Linear(8, 8).requires_grad_(False), torch.tensor(2.0)
+    recorded = Recordings(torch.device("cpu")).of(counting(calls), model)
+    inputs = [torch.randn(n, 8) for n in (4, 4, 2, 2, 4, 2, 4)] + [torch.randn(8, 4).t() for _ in range(3)]
+    found = [recorded(states, two) for states in inputs]
+    assert calls == [(4, 8), (4, 8), (2, 8), (2, 8), (4, 8), (4, 8)], "of each form two, which the last three have for themselves"
+    for states, result in zip(inputs, found, strict=True):
+        assert torch.equal(result, model(states) * 2)
+    model.weight.zero_()
+    assert torch.equal(recorded(inputs[0], two), model.bias.expand(4, 8) * 2), "weights are read where they are"
+    recorded.recordings.forget()
+    assert torch.equal(recorded(inputs[0], two), model.bias.expand(4, 8) * 2) and len(calls) == 7
+
+
+def test_a_few_passes_are_not_worth_a_recording():
     calls = []
+    recorded = Recordings(torch.device("cpu")).of(counting(calls), nn.Identity())
+    for _ in range(60):
+        recorded(torch.ones(2), torch.tensor(2.0))
+    assert 25 < len(calls) < 60
 
-    def count(unet, states):
-        calls.append(len(states))
-        return unet(states)
 
-    recorded = Recordings(torch.device("cpu")).of(count, nn.Identity())
-    for _ in range(3):
-        assert torch.equal(recorded(torch.ones(2)), torch.ones(2))
-    assert calls == [2, 2, 2]
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_on_a_cpu_clips_of_one_studio_share_recordings_and_are_the_same_bits(at_once, monkeypatch, pocket_motion, dtype, recwarn):
+    loaded = base.load("pocket", device="cpu", dtype=dtype)
+    recwarn.clear()  # Where a processor does not compute in bf16, loading says so.
+    settings = dict(num_frames=2, size=(64, 64), num_inference_steps=3, seed=3)
+    with Studio(loaded, [], pocket_motion) as studio:
+        asked = [
+            dict(prompt="a bear in the snow"),
+            dict(prompt="a fox on the beach"),
+            dict(prompt="a fox on the beach", cameras=studio.camera_moves("zoom-in")),
+            dict(prompt="a fox on the beach", cameras=studio.camera_moves(["zoom-in:0.5", "pan-left"])),
+            dict(prompts={0: "a bear in the snow", 1: "a fox on the beach"}),
+            dict(prompt="a bear in the snow", negative="grey"),
+        ]
+        found = [studio.clip(**one, **settings).frames for one in asked]
+        assert studio._passes[studio._motion_unet].noise._replays
+    monkeypatch.setitem(recorded_module.COMPUTED_BEFORE, "cpu", 1000)
+    for one, frames in zip(asked, found, strict=True):
+        with Studio(loaded, [], pocket_motion) as studio:
+            assert np.array_equal(studio.clip(**one, **settings).frames, frames)
+    assert not [one for one in recwarn if isinstance(one.message, UserNote)], "something was not recorded"
+
+
+def test_on_a_cpu_a_concept_whose_strength_changes_is_read_anew(at_once, monkeypatch, pocket, pocket_motion):
+    """At a changing strength the concept's matrices are out of the base, and afterwards in it again."""
+    concept, settings = concept_of(pocket, "V*", "bear", 0), dict(size=(64, 64), num_inference_steps=3, seed=3)
+    courses = [{}, {0: 1.0, 1: 0.0}, {}, {0: 0.2}]
+
+    def pictures(studio, course):
+        clip = studio.clip("a V* bear", num_frames=2, concept_strengths=course, **settings)
+        return np.concatenate([clip.frames, studio.still("a V* bear", **settings).frames])
+
+    with Studio(pocket, [concept], pocket_motion) as studio:
+        found = [pictures(studio, course) for course in courses]
+        assert len(studio._passes) == 2 and all(passes.noise._replays for passes in studio._passes.values())
+    monkeypatch.setitem(recorded_module.COMPUTED_BEFORE, "cpu", 1000)
+    for course, frames in zip(courses, found, strict=True):
+        with Studio(pocket, [concept], pocket_motion) as studio:
+            assert np.array_equal(pictures(studio, course), frames)
+
+
+def test_on_a_cpu_what_cannot_be_recorded_is_said_and_computed_as_ever(at_once):
+    def waits(unet, states):
+        return states * float(states.sum())
+
+    recorded, states = Recordings(torch.device("cpu")).of(waits, nn.Identity()), torch.ones(3)
+    with pytest.warns(UserNote, match="cannot be recorded, so that they take longer: .* looks at values") as said:
+        found = [recorded(states) for _ in range(5)]
+    assert len(said) == 1 and all(torch.equal(one, states * 3) for one in found)
 
 
 def test_a_closed_studio_holds_no_unet(pocket, pocket_motion):
@@ -50,13 +126,13 @@ def test_replays_take_the_inputs_of_now_and_leave_earlier_results_alone():
     # Both shapes are recorded, in memory that they share.
     inputs = [torch.randn(n, 8, device="cuda") for n in (4, 4, 2, 2, 4, 2, 4)]
     found = [recorded(states, two) for states in inputs]
-    assert len(recorded._graphs) == 2
+    assert len(recorded._replays) == 2
     for states, result in zip(inputs, found, strict=True):
         assert torch.equal(result, model(states) * 2)
     recorded.recordings.forget()
     for _ in range(3):
         assert torch.equal(recorded(inputs[0], two + 1), model(inputs[0]) * 3)
-    assert recorded._graphs, "after all is let go of, it is recorded anew"
+    assert recorded._replays, "after all is let go of, it is recorded anew"
 
 
 @on_gpu
@@ -66,7 +142,7 @@ def test_clips_of_one_studio_share_recordings_and_differ_in_nothing_else(pocket,
     prompts = ["a bear in the snow", "a fox on the beach", "a bear in the snow"]
     with Studio(on_gpu, [], pocket_motion) as studio:
         found = [studio.clip(prompt, **settings).frames for prompt in prompts]
-        assert studio._passes[studio._motion_unet].noise._graphs and studio._decode._graphs
+        assert studio._passes[studio._motion_unet].noise._replays and studio._decode._replays
     for prompt, frames in zip(prompts, found, strict=True):
         with Studio(on_gpu, [], pocket_motion) as studio:
             studio._passes[studio._motion_unet] = UNetPasses(studio._motion_unet, Recordings(torch.device("cuda")))

@@ -42,7 +42,7 @@ def record(
         results = [None if value is None else recorder.returned(value) for value in function(*inputs)]
     recorder.graph.output(tuple(node for _, node in (result or (None, None) for result in results)))
     recorder.graph.eliminate_dead_code()
-    recording = Recording(recorder.graph, recorder.constants, [_form(value) for value in inputs])
+    recording = Recording(recorder.graph, recorder.constants, [form_of(value) for value in inputs])
     return tuple(None if result is None else result[0] for result in results), recording
 
 
@@ -56,7 +56,7 @@ class Recording:
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Results:
-        forms = [_form(value) for value in inputs]
+        forms = [form_of(value) for value in inputs]
         if forms != self._forms:
             raise ValueError(f"recorded for inputs of {self._forms}, and not of {forms}")
         # Not the module's own call, which prints the source where an operator fails.
@@ -64,7 +64,8 @@ class Recording:
         return results
 
 
-def _form(value: Tensor) -> tuple[torch.Size, torch.dtype, tuple[int, ...]]:
+def form_of(value: Tensor) -> tuple[torch.Size, torch.dtype, tuple[int, ...]]:
+    """What a recording is of: shape, type and order in memory."""
     return value.shape, value.dtype, value.stride()
 
 

@@ -22,6 +22,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _SAME = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 """Operators that give the tensor itself, as far as anything below autograd is concerned."""
+_KEPT_AFTER_THEIR_END = 32
+"""References to memory that is free again, at most. Each is a small thing between large holes, which could not become one."""
 Results = tuple[Tensor | None, ...]
 
 
@@ -162,6 +164,7 @@ class _Memory:
     def __init__(self, values: Iterable[Tensor] = ()) -> None:
         # A reference keeps the place of what is let go from being given to another.
         self._known: dict[int, StorageWeakRef] = {}
+        self._num_added = 0
         self.add(values)
 
     def add(self, values: Iterable[Tensor]) -> None:
@@ -169,6 +172,9 @@ class _Memory:
             if value.layout == torch.strided:
                 reference = StorageWeakRef(value.untyped_storage())
                 self._known[reference.cdata] = reference
+                self._num_added += 1
+                if self._num_added % _KEPT_AFTER_THEIR_END == 0:
+                    self._known = {place: one for place, one in self._known.items() if not one.expired()}
 
     def __contains__(self, value: Tensor) -> bool:
         return value.layout == torch.strided and value.untyped_storage()._cdata in self._known

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cdvideo.base import operators
 from cdvideo.base.operators import NotRecordable, record
 
 
@@ -157,3 +158,12 @@ def test_recording_holds_no_more_than_the_function_does():
         return [between]
 
     record(function, [torch.zeros(2)])
+
+
+def test_memory_that_is_free_again_is_not_kept_apart_from_its_neighbours():
+    known = operators._Memory()
+    kept = [torch.zeros(4) for _ in range(3)]
+    known.add(kept)
+    for _ in range(200):
+        known.add([torch.zeros(4)])
+    assert len(known._known) < 40 and all(value in known for value in kept)

@@ -93,6 +93,8 @@ def _paired(layer: str, parts: Mapping[str, Tensor], settings: Mapping[str, Any]
     whole = up.ndim == down.ndim and up.ndim in (2, 4) and up.shape[1] == down.shape[0] and set(up.shape[2:]) <= {1}
     if not whole or not down.numel():
         raise refused(f"the matrices of {layer} do not go together: up {tuple(up.shape)}, down {tuple(down.shape)}")
+    if not (up.isfinite().all() and down.isfinite().all()):
+        raise refused(f"the matrices of {layer} hold values that are not numbers")
     rank = down.shape[0]
     try:
         alpha = float(parts["alpha"]) if "alpha" in parts else _alpha_in(settings, layer, rank)

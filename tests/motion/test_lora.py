@@ -213,6 +213,9 @@ def faulty(fault: str) -> dict[str, torch.Tensor]:
         state |= {f"unet.conv_in.lora.{name}.weight": torch.zeros(4, 4) for name in ("up", "down")}
     elif fault == "outputs":
         state[up] = torch.zeros(20, 4)
+    elif fault == "nan":
+        state[down] = state[down].clone()
+        state[down][0, 0] = float("nan")
     return state
 
 
@@ -223,6 +226,7 @@ def faulty(fault: str) -> dict[str, torch.Tensor]:
         ("ranks", r"do not go together: up \(16, 3\), down \(4, 16\)"),
         ("alpha", f"alpha of {LAYER} is no number"),
         ("twice", "twice, in different layouts"),
+        ("nan", f"the matrices of {LAYER} hold values that are not numbers"),
         ("dora", "lora_magnitude_vector, which is neither"),
         ("stranger", "changes conv_in, which the module has not"),
         ("outputs", rf"{LAYER} is \(20, 16\) in the MotionLoRA, \(16, 16\) in the module"),

@@ -30,12 +30,12 @@ class UNetPasses:
         Lets go of recordings where they do not fit there, and where the UNet's weights have moved.
         """
         self.recordings.follow(self.unet)
-        shapes = {name: value.shape for name, value in self._sources.items()}
-        if shapes == {name: value.shape for name, value in text.sources.items()}:
+        if _forms(self._sources) == _forms(text.sources):
             for name, value in self._sources.items():
                 value.copy_(text.sources[name])
         else:
-            self.recordings.forget()
+            if self._sources:
+                self.recordings.forget()
             self._sources = text.sources
         text.sources = self._sources
 
@@ -45,6 +45,11 @@ class UNetPasses:
             free, total = torch.cuda.mem_get_info(self.device)
             if free < total / 4:
                 self.recordings.forget()
+
+
+def _forms(sources: dict[str, Tensor]) -> dict[str, tuple[Any, ...]]:
+    """What tensors have to have in common, so that the ones can be copied into the others."""
+    return {name: (value.shape, value.dtype, value.is_inference()) for name, value in sources.items()}
 
 
 def noise_of(unet: Any, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:

@@ -18,5 +18,5 @@ def computing_as(classes: Iterable[tuple[nn.Module, type[nn.Module]]]) -> Iterat
             layer.__class__ = kind
         yield
     finally:
-        for layer, before in changed:
+        for layer, before in reversed(changed):
             layer.__class__ = before

@@ -7,6 +7,7 @@ the layer's inputs and outputs, `K` the height and width of a convolution's wind
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,13 +94,15 @@ def _paired(layer: str, parts: Mapping[str, Tensor], settings: Mapping[str, Any]
     whole = up.ndim == down.ndim and up.ndim in (2, 4) and up.shape[1] == down.shape[0] and set(up.shape[2:]) <= {1}
     if not whole or not down.numel():
         raise refused(f"the matrices of {layer} do not go together: up {tuple(up.shape)}, down {tuple(down.shape)}")
-    if not (up.isfinite().all() and down.isfinite().all()):
+    if not (up.float().isfinite().all() and down.float().isfinite().all()):
         raise refused(f"the matrices of {layer} hold values that are not numbers")
     rank = down.shape[0]
     try:
         alpha = float(parts["alpha"]) if "alpha" in parts else _alpha_in(settings, layer, rank)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise refused(f"the alpha of {layer} is no number") from error
+    except (TypeError, ValueError, RuntimeError):
+        alpha = math.nan
+    if not math.isfinite(alpha):
+        raise refused(f"the alpha of {layer} is no number")
     return LowRank(up, down, alpha / (rank**0.5 if settings.get("use_rslora") else rank))
 
 

@@ -22,8 +22,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _SAME = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}
 """Operators that give the tensor itself, as far as anything below autograd is concerned."""
-_KEPT_AFTER_THEIR_END = 32
-"""References to memory that is free again, at most. Each is a small thing between large holes, which could not become one."""
+_ADDED_UNTIL_LOOKED_THROUGH = 32
+"""References to memory that may be free again. Each is a small thing between large holes, which could not become one."""
 Results = tuple[Tensor | None, ...]
 
 
@@ -173,7 +173,7 @@ class _Memory:
                 reference = StorageWeakRef(value.untyped_storage())
                 self._known[reference.cdata] = reference
                 self._num_added += 1
-                if self._num_added % _KEPT_AFTER_THEIR_END == 0:
+                if self._num_added % _ADDED_UNTIL_LOOKED_THROUGH == 0:
                     self._known = {place: one for place, one in self._known.items() if not one.expired()}
 
     def __contains__(self, value: Tensor) -> bool:

@@ -47,9 +47,12 @@ def quick_layers(*models: nn.Module) -> Iterator[None]:
 
 
 def _quick_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module]]]:
-    if not _has_operators() or next(model.parameters()).device.type != "cpu":
+    if next(model.parameters()).device.type != "cpu":
         return
     layers = list(model.modules())
+    yield from ((layer, _QuickMotionUNet) for layer in layers if type(layer) is UNetMotionModel)
+    if not _has_operators():
+        return
     convolutions = [layer for layer in layers if type(layer) is nn.Conv2d and _is_plain(layer)]
     if sum(layer.weight.nbytes for layer in convolutions) <= MOST_ORDERED_BYTES:
         yield from ((layer, _QuickConv2d) for layer in convolutions)
@@ -58,8 +61,6 @@ def _quick_classes(model: nn.Module) -> Iterator[tuple[nn.Module, type[nn.Module
             yield layer, _QuickLinear
         elif type(layer) is GEGLU and type(layer.proj) is nn.Linear:
             yield layer, _QuickGEGLU
-        elif type(layer) is UNetMotionModel:
-            yield layer, _QuickMotionUNet
 
 
 def _has_operators() -> bool:

@@ -33,7 +33,7 @@ cannot be recorded as a graph; writing operators down takes about as long as so 
 
 
 class Recordings:
-    """The recordings of several functions on a device, which share memory: only one at a time is replayed."""
+    """The recordings of several functions on a device. Graphs share memory: only one at a time is replayed."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -76,7 +76,8 @@ class Recorded:
     """`function(model, ...)` of tensors, which returns one.
 
     On a CUDA device or a CPU, calls with tensors of the same shapes are recorded once and then replayed, with the same bits: what else they
-    read has to stay where it is. Where that cannot be done, it is said, and computed as ever. Results are the caller's own.
+    read has to stay where it is. It may change there, as weights do, but on a CPU what the function makes of it alone stays as it was when
+    that was recorded. Where nothing can be recorded, it is said, and computed as ever. Results are the caller's own.
     """
 
     def __init__(self, function: Callable[..., Tensor], model: Any, recordings: Recordings) -> None:
@@ -88,7 +89,7 @@ class Recorded:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         kind = inputs[0].device.type
-        if kind not in COMPUTED_BEFORE or not self._records:
+        if kind not in COMPUTED_BEFORE or not self._records or torch.is_autocast_enabled(kind):
             return self.compute(*inputs)
         shapes = tuple(form_of(value) if kind == "cpu" else (value.shape, value.dtype) for value in inputs)
         if shapes in self._replays:
@@ -109,12 +110,15 @@ class Recorded:
         try:
             (result,), recording = record(lambda *values: (self.compute(*values),), inputs)
         except NotRecordable as error:
-            self._records = False
-            warnings.warn(f"passes cannot be recorded, so that they take longer: {error}", UserNote, stacklevel=3)
-            return self.compute(*inputs)
-        self._replays[shapes] = functools.partial(_only_result, recording)
-        assert result is not None
-        return result
+            # No more is kept of it: the error holds what was computed so far.
+            failed = str(error)
+        else:
+            self._replays[shapes] = functools.partial(_only_result, recording)
+            assert result is not None
+            return result
+        self._records = False
+        warnings.warn(f"passes cannot be recorded, so that they take longer: {failed}", UserNote, stacklevel=3)
+        return self.compute(*inputs)
 
     def _of_graph(self, shapes: _Shapes, inputs: tuple[Tensor, ...]) -> Tensor:
         pool, stream = self.recordings.shared()

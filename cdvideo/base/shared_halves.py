@@ -19,6 +19,7 @@ def for_each_half(latents: Tensor, num_rows: int) -> Tensor:
     if len(latents) == num_rows:
         return latents
     if latents.device.type == "cpu":
+        # One operator, which can be recorded; those below fill what is no input's.
         return torch.cat([latents] * (num_rows // len(latents)))
     # Plain copies, in pictures' own order: `repeat` would bring channels-last ones into the other, and `cat` is slow at them.
     is_last = latents.ndim == 4 and not latents.is_contiguous() and latents.is_contiguous(memory_format=torch.channels_last)

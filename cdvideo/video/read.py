@@ -237,32 +237,25 @@ def _read_video(file: Path, most: int | None) -> tuple[NDArray[np.uint8], float]
                 raise ValueError("none of its frames can be decoded")
 
         frames = gathered(pictures())
-        if len(frames) != most and (promised := _missing(stream, len(frames), end, fps)):
+        if len(frames) != most and (promised := _promised_where_short(container, stream, len(frames), end, fps)):
             raise ValueError(f"it ends early: {len(frames)} of {promised} frames can be decoded")
     return frames, fps
 
 
-def _missing(stream: VideoStream, num_frames: int, end: float, fps: float) -> int | None:
-    """How many frames the file promises, where these, up to `end` in seconds, are fewer.
-
-    An MP4 that was cut without being encoded again, as phones cut, still counts what is no longer shown: there the end tells.
-    """
-    if num_frames >= stream.frames > 0:
-        return None
+def _promised_where_short(container: InputContainer, stream: VideoStream, num_frames: int, end: float, fps: float) -> int | None:
+    """How many frames the file promises, where these, up to `end` in seconds, are fewer. To be asked once all has been read."""
+    if "mp4" in container.format.name:
+        # libav's index knows what was cut off without being encoded again, as phones cut, of which the file still counts the frames.
+        shown = [entry for entry in stream.index_entries if not entry.is_discard]
+        is_short = num_frames < stream.frames == len(shown)
+        return len(shown) if is_short or any(entry.pos + entry.size > container.size for entry in shown) else None
     promised_end = _promised_end(stream)
-    if promised_end is None:
-        return stream.frames if num_frames < stream.frames else None
     return round(promised_end * fps) if end < promised_end - 0.5 / fps else None
 
 
-def _promised_end(stream: VideoStream) -> float | None:
-    """In seconds. A container's own time includes sound."""
-    if stream.duration is not None and stream.time_base is not None:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-    # Matroska counts no frames, but a finished file says how long each stream is.
-    text = next((value for key, value in stream.metadata.items() if key.upper() == "DURATION"), None)
-    if text is None:
-        return None
+def _promised_end(stream: VideoStream) -> float:
+    # Matroska counts no frames, but a finished file says how long each stream is; the container's own time includes sound.
+    text = next((value for key, value in stream.metadata.items() if key.upper() == "DURATION"), "0")
     seconds = 0.0
     for part in text.split(":"):
         seconds = 60 * seconds + float(part)
@@ -278,6 +271,6 @@ def _describe_video(file: Path) -> tuple[int, int, int, float, str]:
                 num_frames += 1
                 if packet.pts is not None:
                     end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if promised := _missing(stream, num_frames, end, fps):
+        if promised := _promised_where_short(container, stream, num_frames, end, fps):
             warnings.warn(f"{file} ends early: {num_frames} of {promised} frames are there", UserNote, stacklevel=2)
         return stream.width, stream.height, num_frames, fps, stream.codec_context.name

@@ -85,19 +85,48 @@ def test_on_a_cpu_clips_of_one_studio_share_recordings_and_are_the_same_bits(at_
 def test_on_a_cpu_a_concept_whose_strength_changes_is_read_anew(at_once, monkeypatch, pocket, pocket_motion):
     """At a changing strength the concept's matrices are out of the base, and afterwards in it again."""
     concept, settings = concept_of(pocket, "V*", "bear", 0), dict(size=(64, 64), num_inference_steps=3, seed=3)
-    courses = [{}, {0: 1.0, 1: 0.0}, {}, {0: 0.2}]
+    places = ["in the snow", "on the beach", "in space"]
+    asked = [(place, course) for course in ({}, {0: 1.0, 1: 0.0}, {}) for place in places]
 
-    def pictures(studio, course):
-        clip = studio.clip("a V* bear", num_frames=2, concept_strengths=course, **settings)
-        return np.concatenate([clip.frames, studio.still("a V* bear", **settings).frames])
+    def pictures(studio, place, course):
+        clip = studio.clip(f"a V* bear {place}", num_frames=2, concept_strengths=course, **settings)
+        return np.concatenate([clip.frames, studio.still(f"a V* bear {place}", **settings).frames])
 
     with Studio(pocket, [concept], pocket_motion) as studio:
-        found = [pictures(studio, course) for course in courses]
+        found = [pictures(studio, *one) for one in asked]
         assert len(studio._passes) == 2 and all(passes.noise._replays for passes in studio._passes.values())
     monkeypatch.setitem(recorded_module.COMPUTED_BEFORE, "cpu", 1000)
-    for course, frames in zip(courses, found, strict=True):
+    for one, frames in zip(asked, found, strict=True):
         with Studio(pocket, [concept], pocket_motion) as studio:
-            assert np.array_equal(pictures(studio, course), frames)
+            assert np.array_equal(pictures(studio, *one), frames)
+
+
+def test_on_a_cpu_nothing_that_is_recorded_was_made_of_weights_alone(at_once, pocket, pocket_motion):
+    """It would stay as it was when a camera move or a concept changes them."""
+    settings = dict(size=(64, 64), num_inference_steps=3, seed=3)
+    with Studio(pocket, [], pocket_motion) as studio:
+        studio.clip("a bear", num_frames=2, **settings)
+        studio.still("a bear", **settings)
+        for unet, passes in studio._passes.items():
+            read = [*unet.parameters(), *unet.buffers(), *passes._sources.values()]
+            own = {value.untyped_storage().data_ptr() for value in read}
+            (replay,) = passes.noise._replays.values()
+            module = replay.args[0]._module
+            constants = [getattr(module, name) for name in dir(module) if name.startswith("constant_")]
+            assert len(constants) > 100
+            # Frequencies of time steps, and what a product that adds nothing is added to.
+            assert all(value.untyped_storage().data_ptr() in own or value.numel() in (1, 32) for value in constants)
+
+
+def test_on_a_cpu_clips_in_other_modes_leave_a_studio_usable(at_once, pocket, pocket_motion):
+    settings = dict(num_frames=2, size=(64, 64), num_inference_steps=3, seed=3)
+    with Studio(pocket, [], pocket_motion) as studio:
+        plain = studio.clip("a bear in the snow", **settings).frames
+        with torch.autocast("cpu", torch.bfloat16):
+            studio.clip("a fox on the beach", **settings)
+        with torch.inference_mode():
+            studio.clip("a fox in the snow", **settings)
+        assert np.array_equal(studio.clip("a bear in the snow", **settings).frames, plain)
 
 
 def test_on_a_cpu_what_cannot_be_recorded_is_said_and_computed_as_ever(at_once):

@@ -205,6 +205,8 @@ def faulty(fault: str) -> dict[str, torch.Tensor]:
         state[up] = torch.zeros(16, 3)
     elif fault == "alpha":
         state[f"{OFFICIAL}.alpha"] = torch.zeros(2)
+    elif fault == "endless alpha":
+        state[f"{OFFICIAL}.alpha"] = torch.tensor(float("inf"))
     elif fault == "twice":
         state |= {f"unet.{LAYER}.lora_A.weight": state[down].clone()}
     elif fault == "dora":
@@ -225,6 +227,7 @@ def faulty(fault: str) -> dict[str, torch.Tensor]:
         ("half", f"lacks the up matrix of {LAYER}"),
         ("ranks", r"do not go together: up \(16, 3\), down \(4, 16\)"),
         ("alpha", f"alpha of {LAYER} is no number"),
+        ("endless alpha", f"alpha of {LAYER} is no number"),
         ("twice", "twice, in different layouts"),
         ("nan", f"the matrices of {LAYER} hold values that are not numbers"),
         ("dora", "lora_magnitude_vector, which is neither"),

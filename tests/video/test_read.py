@@ -122,6 +122,28 @@ def test_a_video_cut_without_being_encoded_again_begins_where_it_was_cut(tmp_pat
     assert f"of {left} frames can be decoded" in caught.value.cause
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-output_ts_offset", "1", "-movflags", "+frag_keyframe+empty_moov"],
+        ["-vf", "setpts='if(gt(N,8),3*N,N)/10/TB'", "-fps_mode", "vfr"],
+        ["-vf", "setpts='(N+0.4*mod(N,3))/10/TB'", "-fps_mode", "vfr", "-bf", "2"],
+    ],
+    ids=["in fragments, the first ones gone", "its last picture stays", "uneven"],
+)
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+def test_videos_of_uneven_times_do_not_end_early(tmp_path: Path, options: list[str], cut: bool) -> None:
+    path = foreign_video(tmp_path / "whole.mp4", *options)
+    if cut:
+        whole, path = path, tmp_path / "cut.mp4"
+        remux = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-ss", "0.35", "-i", str(whole), "-c", "copy", str(path)]
+        subprocess.run(remux, check=True, capture_output=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        facts, clip = describe(path), read(path)
+    assert 5 <= facts["num_frames"] == clip.num_frames <= 10
+
+
 @pytest.mark.parametrize(("content", "words"), [(b"", "it is empty"), (b"just a text\n" * 9, "does not start as")])
 @pytest.mark.parametrize("question", [read, read_record, describe])
 def test_another_kind_of_file_is_refused(tmp_path: Path, question: object, content: bytes, words: str) -> None:

@@ -207,6 +207,14 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(concept):
     assert result.exit_code == 2 and "file" in result.output
 
 
+def test_a_demo_replaces_nothing_but_a_demo(tmp_path):
+    (tmp_path / "concepts").mkdir()
+    (tmp_path / "concepts" / "bear.safetensors").write_bytes(b"mine")
+    result = call("demo", "--out", str(tmp_path))
+    assert result.exit_code == 2 and f"{tmp_path} holds other files than a demo's" in result.output
+    assert (tmp_path / "concepts" / "bear.safetensors").read_bytes() == b"mine"
+
+
 def test_a_concept_for_another_base_is_refused(concept, tmp_path):
     import shutil
 

@@ -25,19 +25,18 @@ class UNetPasses:
         self._sources: dict[str, Tensor] = {}
 
     def read(self, text: TextKeyValues) -> None:
-        """Moves these keys and values to where those of before were, which recordings read.
+        """Moves these keys and values to where those of before were, where recordings read them.
 
         Lets go of recordings where they do not fit there, and where the UNet's weights have moved.
         """
         self.recordings.follow(self.unet)
-        if _forms(self._sources) == _forms(text.sources):
+        if self.noise.is_recorded and _forms(self._sources) == _forms(text.sources):
             for name, value in self._sources.items():
                 value.copy_(text.sources[name])
-        else:
-            if self._sources:
-                self.recordings.forget()
-            self._sources = text.sources
-        text.sources = self._sources
+            text.sources = self._sources
+        elif self.noise.is_recorded:
+            self.recordings.forget()
+        self._sources = text.sources
 
     def forget_where_memory_is_short(self) -> None:
         """What was recorded has memory of its own, which nothing else can use: it is kept while a quarter of the device's is free."""

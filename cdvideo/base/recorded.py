@@ -102,6 +102,10 @@ class Recorded:
             self._num_computed[shapes] = COMPUTED_BEFORE[kind]
         return self._of_operators(shapes, inputs) if kind == "cpu" else self._of_graph(shapes, inputs)
 
+    @property
+    def is_recorded(self) -> bool:
+        return bool(self._replays)
+
     def clear(self) -> None:
         self._replays.clear()
         self._num_computed.clear()

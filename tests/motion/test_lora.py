@@ -241,6 +241,13 @@ def test_files_that_cannot_be_used_say_why(tmp_path, fault, said):
     assert refused.value.remedy
 
 
+def test_a_file_of_eight_bits_is_read(tmp_path):
+    small = {name: value.to(torch.float8_e4m3fn) for name, value in official_lora().items()}
+    assert (
+        load(write(tmp_path / "lora.safetensors", small)).layers.keys() == MotionLora.from_state(official_lora(), source="x").layers.keys()
+    )
+
+
 def test_modules_that_it_was_not_made_for(tmp_path):
     path = write(tmp_path / "lora.safetensors", official_lora())
     with pytest.raises(UserError, match=r"made for a module of width 16, this one has 24"):

@@ -1,8 +1,9 @@
 """A model's layers on a CPU, computed the way that is fastest there.
 
 PyTorch leaves fp32 matrix products to MKL, which does not use AVX-512 on processors other than Intel's, and has oneDNN bring the weights of
-a convolution into its own order anew at every call. Here oneDNN does both, and keeps the order of weights that stay as they are. It is
-the same arithmetic, rounded elsewhere. The operators are those that PyTorch's own compiler emits (`torch._inductor.mkldnn_ir`).
+a convolution into its own order anew at every call. Here oneDNN does both where there is AVX-512, else convolutions alone, and keeps the
+order of weights that stay as they are. It is the same arithmetic, rounded elsewhere. The operators are those that PyTorch's own compiler
+emits (`torch._inductor.mkldnn_ir`).
 
 Where a layer's weight or bias is trained, where operators are cast to another precision, and on other processors, layers compute as
 PyTorch's.
@@ -18,6 +19,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.activations import GEGLU
 from diffusers.models.unets.unet_motion_model import UNetMotionModel
 from torch import Tensor, nn
@@ -92,8 +94,14 @@ def _wants_grad(states: Tensor) -> bool:
     return states.requires_grad and torch.is_grad_enabled()
 
 
+def _beats_mkl() -> bool:
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
 def _product(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(..., O) of states (..., I), a weight (O, I) and a bias (O,)."""
+    if not _beats_mkl():
+        return F.linear(states, weight, bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(states.contiguous(), weight, bias, "none", [], "")
     return product
 

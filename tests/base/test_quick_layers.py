@@ -38,8 +38,10 @@ LAYERS = {
 }
 
 
+@pytest.mark.parametrize("beats_mkl", [True, False], ids=["oneDNN's products", "MKL's"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_it_computes_the_same_with_and_without_gradients(name):
+def test_it_computes_the_same_with_and_without_gradients(name, beats_mkl, monkeypatch):
+    monkeypatch.setattr(module, "_beats_mkl", lambda: beats_mkl)
     make, shape = LAYERS[name]
     layer, states = seeded(make(), *shape)
     exact, exact_states = copy.deepcopy(layer).double(), states.double().requires_grad_(True)

@@ -1,8 +1,8 @@
 """A function of tensors as the operators that it calls: run once, written down, and run again without modules and autograd around them.
 
-A small model's tensors are so small that Python takes a good part of a training step. What is written down is below autograd: of a function
-that asks for gradients, its backward pass, too. Results have the same bits. PyTorch's `make_fx` writes the same down, but takes many times
-as long at it, which a short training would not earn back.
+A small model's tensors are so small that Python takes a good part of a step, of a training's and of a clip's. What is written down is below
+autograd: of a function that asks for gradients, its backward pass, too. Results have the same bits. PyTorch's `make_fx` writes the same
+down, but takes many times as long at it, which a short training would not earn back.
 
 Nothing is seen of what goes past PyTorch's dispatcher, such as `Tensor.numpy()` and `Tensor.tolist()`.
 """

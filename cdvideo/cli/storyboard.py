@@ -80,7 +80,9 @@ def schema_command() -> None:
     help="What the film is written as; all three by default; may be repeated.",
 )
 @click.option(
-    "--workers", type=click.IntRange(1), help="Processes that share the shots; by default one for each GPU, or core with a small base."
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes that share the shots; by default one for each GPU, or core with a small base, where there is enough to do.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace another storyboard's film in OUT, or files that are of no film.")
 @click.option("--dry-run", is_flag=True, help="Say what would be rendered, and what memory and time that would take; write nothing.")

@@ -9,8 +9,9 @@ import os
 import platform
 import secrets
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -143,10 +144,10 @@ class RayExecutor:
             raise UserError(f"there is no Ray cluster {where}", cause=first_line(error), remedy=remedy) from error
         self._begun = True
 
-    def usual_workers(self, base_name: str, device: str) -> int:
+    def usual_workers(self, rendering: Rendering, waiting: Sequence[Chain]) -> int:
         """One for each GPU of the cluster; without one, as on this machine."""
         self.join()
-        return self._num_gpus(device) or LocalExecutor().usual_workers(base_name, "cpu")
+        return self._num_gpus(rendering.device) or LocalExecutor().usual_workers(replace(rendering, device="cpu"), waiting)
 
     def hire(self, rendering: Rendering, slot: int) -> RayHand:
         self.join()

@@ -10,7 +10,7 @@ from cdvideo.animate.reuse import speed_of
 from cdvideo.storyboard.planning import PlannedShot
 from cdvideo.storyboard.shots import Stage
 from cdvideo.storyboard.takes import Shelf, Take, is_finished
-from cdvideo.storyboard.workers import Chain, Executor, Rendering, chains, film_threads
+from cdvideo.storyboard.workers import Chain, Executor, Rendering, chains, film_threads, num_workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +69,11 @@ def forecast(rendering: Rendering, executor: Executor, workers: int | None = Non
     links = chains(rendering.plan.shots)
     rows = [_foreseen(shelf, chain, rendering) for chain in links]
     shots = [shot for row in rows for shot in row]
-    num_open = sum(any(shot.to_render for shot in row) for row in rows)
-    wanted = min(workers or executor.usual_workers(rendering.plan.base, rendering.device), num_open)
     open_shots = [shot for shot in shots if shot.to_render]
     if not open_shots:
         return Forecast(shots=shots, workers=0, measured=None)
+    waiting = [chain for chain, row in zip(links, rows, strict=True) if any(shot.to_render for shot in row)]
+    wanted = num_workers(rendering, waiting, executor, workers)
     with stage or _open(rendering) as opened:
         return Forecast(shots=shots, workers=wanted, measured=_measured(opened, open_shots, rendering.num_threads))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -11,12 +11,18 @@ from typing import Any
 
 import torch
 
-from cdvideo.base.catalog import BASES
+from cdvideo.animate.reuse import DRAFT, speed_of
+from cdvideo.base.catalog import BASES, POCKET_PRESET
 from cdvideo.interrupts import deaf_to_ctrl_c
+from cdvideo.storyboard.planning import PlannedShot
+from cdvideo.storyboard.takes import drafted_size
 from cdvideo.storyboard.workers import Chain, Hand, Lost, Message, Rendering, Worker
 
 _GONE = (EOFError, OSError)
 """What a pipe says whose other end is no more."""
+
+PICTURE_STEPS_OF_A_START = 250
+"""What one thread denoises of the pocket base's pictures in the time that workers take to start: they import, and load the base, anew."""
 
 PATIENCE_S = 3.0
 """How long a worker may take to end by itself."""
@@ -62,11 +68,16 @@ class LocalExecutor:
     def __init__(self) -> None:
         self._hands: list[LocalHand] = []
 
-    def usual_workers(self, base_name: str, device: str) -> int:
-        """One for each GPU; without one, one for each core where the base is a small one that ships, else one."""
-        if device in ("auto", "cuda") and torch.cuda.is_available():
+    def usual_workers(self, rendering: Rendering, waiting: Sequence[Chain]) -> int:
+        """One for each GPU; without one, one for each core where the base is a small one that ships and there is enough to do, else one."""
+        if rendering.device in ("auto", "cuda") and torch.cuda.is_available():
             return torch.cuda.device_count()
-        return len(os.sched_getaffinity(0)) if ships(base_name) and hasattr(os, "sched_getaffinity") else 1
+        if not ships(rendering.plan.base) or not hasattr(os, "sched_getaffinity"):
+            return 1
+        workers = min(len(os.sched_getaffinity(0)), len(waiting))
+        rows = [sum(_picture_steps(shot, rendering.speed) for shot in chain if shot.number in rendering.wanted) for chain in waiting]
+        shared = max(sum(rows) / workers, *rows)
+        return workers if PICTURE_STEPS_OF_A_START + shared < sum(rows) else 1
 
     def hire(self, rendering: Rendering, slot: int) -> LocalHand:
         hand = LocalHand(rendering, slot)
@@ -82,6 +93,17 @@ class LocalExecutor:
         for hand in self._hands:
             hand.close()
         self._hands = []
+
+
+def _picture_steps(shot: PlannedShot, speed: str) -> float:
+    """The steps at which the pocket base's UNet computes for a shot, each counted once for every picture of the base's own size."""
+    width, height = shot.size or (POCKET_PRESET.native_size,) * 2
+    if speed == DRAFT.name:
+        width, height = drafted_size((width, height))
+    chosen = speed_of(speed)
+    steps = chosen.at_most(shot.num_inference_steps or POCKET_PRESET.num_inference_steps)
+    computed = sum(chosen.is_whole(step, steps) for step in range(steps))
+    return shot.takes * shot.num_frames * computed * width * height / POCKET_PRESET.native_size**2
 
 
 def ships(base_name: str) -> bool:

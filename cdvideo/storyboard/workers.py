@@ -120,8 +120,8 @@ class Executor(Protocol):
     shares_process: bool
     """Whether a single worker may as well be the film's own process."""
 
-    def usual_workers(self, base_name: str, device: str) -> int:
-        """How many workers suit the base and the device."""
+    def usual_workers(self, rendering: Rendering, waiting: Sequence[Chain]) -> int:
+        """How many workers suit these chains of shots, their base and the device."""
 
     def hire(self, rendering: Rendering, slot: int) -> Hand:
         """A new worker, the only one in this slot, counted from 0. Raises UserError where there can be none."""
@@ -189,7 +189,7 @@ def render_shots(rendering: Rendering, executor: Executor, workers: int | None =
     waiting = {number: chain for number, chain in links.items() if number not in finished}
     try:
         if waiting:
-            wanted = min(workers or executor.usual_workers(rendering.plan.base, rendering.device), len(waiting))
+            wanted = num_workers(rendering, list(waiting.values()), executor, workers)
             if wanted == 1 and executor.shares_process:
                 finished |= _render_here(rendering, waiting, on_take)
             else:
@@ -197,6 +197,11 @@ def render_shots(rendering: Rendering, executor: Executor, workers: int | None =
     finally:
         executor.close()
     return [finished[number] for number in links]
+
+
+def num_workers(rendering: Rendering, waiting: Sequence[Chain], executor: Executor, asked: int | None = None) -> int:
+    """How many workers there will be for these chains: as many as are asked for, else as suit, and no more than chains."""
+    return min(asked or executor.usual_workers(rendering, waiting), len(waiting))
 
 
 def _found(rendering: Rendering, links: Mapping[int, Chain], on_take: OnTake | None) -> dict[int, Rendered]:

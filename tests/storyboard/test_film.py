@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
@@ -31,6 +32,7 @@ from cdvideo.errors import UserError, UserNote
 from cdvideo.evaluate.clip import Clip
 from cdvideo.storyboard import plan_film, read_storyboard, render, workers
 from cdvideo.storyboard.cards import PAPER
+from cdvideo.storyboard.local import LocalExecutor
 from cdvideo.storyboard.takes import Shelf, Take, drafted_size
 from cdvideo.storyboard.timing import timeline
 from cdvideo.video.sheet import evenly_picked
@@ -421,6 +423,10 @@ def test_the_command_line_says_what_waits_and_refuses_shots_that_are_not_there(t
     assert "waits for shot 1" in result.output and list(Path("films/small/draft/shots").glob("02-*"))
 
 
+def is_rendering(log: Path) -> bool:
+    return log.exists() and "shot " in log.read_text()
+
+
 def test_killed_at_any_moment_a_film_goes_on_and_ends_the_same(tmp_path):
     text = TWO.replace("steps: 1", "steps: 3") + "  - {prompt: a cat at night, seed: 1, takes: 2}\n"
     whole, _ = film_of(tmp_path, text, dtype="fp32")
@@ -437,10 +443,15 @@ def test_killed_at_any_moment_a_film_goes_on_and_ends_the_same(tmp_path):
     ]
     draw = random.Random(4)
     for attempt in range(4):
-        process = children.command_line([*arguments, "--dtype", "fp32"], tmp_path / f"log{attempt}", {"OMP_NUM_THREADS": "1"})
-        process.join(draw.uniform(1.5, 4))
+        log = tmp_path / f"log{attempt}"
+        process = children.command_line([*arguments, "--dtype", "fp32"], log, {"OMP_NUM_THREADS": "1"})
+        # The first with a take behind it, the others at the next ones.
+        while process.is_alive() and not (is_rendering(log) if attempt else list((tmp_path / "parts").rglob("frame_*.png"))):
+            process.join(0.02)
+        process.join(draw.uniform(0, 1))
         process.kill()
         process.join()
+        assert process.exitcode in (0, -signal.SIGKILL), log.read_text()
     process = children.command_line([*arguments, "--dtype", "fp32"], tmp_path / "log", {"OMP_NUM_THREADS": "1"})
     process.join(120)
     assert process.exitcode == 0, (tmp_path / "log").read_text()
@@ -495,6 +506,26 @@ class Graveyard:
 
     def close(self):
         self.hired.append("closed")
+
+
+def test_workers_are_hired_where_they_gain_more_than_their_start_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def usual(text: str, **settings) -> int:
+        (tmp_path / "film.yaml").write_text(text)
+        plan = plan_of(tmp_path / "film.yaml")
+        rendering = workers.Rendering(plan=plan, folder=tmp_path, **{"wanted": range(1, 9), **settings})
+        return workers.num_workers(rendering, workers.chains(plan.shots), LocalExecutor())
+
+    of_usual_shots = TWO.replace("frames: 6, steps: 1, size: 64x64, ", "")
+    assert usual(TWO) == 1, "three pictures of a step"
+    assert usual(of_usual_shots) == 2, "32 pictures of 25 steps, of which each worker has half"
+    assert usual(of_usual_shots, wanted=[1]) == 1
+    uneven = of_usual_shots.replace("beach\n", "beach\n    frames: 8\n") + "  - {prompt: the bear again, continue: true}\n"
+    assert usual(uneven) == 1, "one has nearly all of it"
+    assert usual(of_usual_shots, speed="draft") == 1, "its UNet computes at few steps"
+    assert usual(of_usual_shots.replace("fps: 8", "fps: 8, frames: 4")) == 1, "8 pictures of 25 steps"
 
 
 def test_workers_that_are_killed_again_and_again_end_the_film(tmp_path):

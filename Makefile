@@ -8,7 +8,7 @@ demo: $(VENV)/run-ready
 	$(BIN)/cdvideo demo
 
 test: $(VENV)/test-ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-full-size: $(VENV)/test-ready
 	$(BIN)/python -m pytest -m full_size

@@ -1,7 +1,13 @@
+import multiprocessing
 import os
 from collections.abc import Iterator
 
 import pytest
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Read when torch is first imported, here and by what tests start: as many threads altogether as there are cores.
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
 import torch
 
 if not torch.cuda.is_available():
@@ -9,6 +15,8 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from cdvideo import base, motion
+
+multiprocessing.set_forkserver_preload(["tests.train.children", "cdvideo.pocket.recipes.camera", "cdvideo.pocket.recipes.motion"])
 
 
 @pytest.fixture

@@ -235,12 +235,14 @@ def test_two_processes_train_a_camera_move_for_a_frozen_motion_module(tmp_path):
         assert (model(*inputs).sample - trained(*inputs).sample).abs().max() < 1e-4
 
 
-def test_the_decoder_goes_on_alone_and_latents_stay(tmp_path):
+def test_the_decoder_goes_on_alone_and_latents_stay(tmp_path, monkeypatch):
+    usual = autoencoder.world_batch
+    monkeypatch.setattr(autoencoder, "world_batch", lambda painter, rng, size: usual(painter, rng, min(size, 16)))
     painter = Painter(FlatIcons())
     pictures, _ = autoencoder.world_batch(painter, np.random.default_rng(0), 2)
     autoencoder.train(painter, tmp_path / "joint", 0.1)
     before = autoencoder.finished(painter, tmp_path / "joint")
-    autoencoder.train_decoder(painter, copy.deepcopy(before), tmp_path / "decoder", 6.0)
+    autoencoder.train_decoder(painter, copy.deepcopy(before), tmp_path / "decoder", 2.0)
     after = autoencoder.with_decoder(copy.deepcopy(before), tmp_path / "decoder")
     with torch.no_grad():
         assert torch.equal(before.encode(pictures).latent_dist.mode(), after.encode(pictures).latent_dist.mode())
@@ -260,7 +262,10 @@ def test_a_training_begins_with_the_weights_that_it_is_given(tmp_path):
     assert torch.equal(model.bias, bias), "what was not given begins as usual"
 
 
-def test_the_vision_tower_goes_on_alone_and_texts_stay(tmp_path):
+def test_the_vision_tower_goes_on_alone_and_texts_stay(tmp_path, monkeypatch):
+    usual, tokenizer = clip.held_out_accuracy, clip.train_tokenizer(count=3000)
+    monkeypatch.setattr(clip, "held_out_accuracy", lambda painter, lesson, count: usual(painter, lesson, 32))
+    monkeypatch.setattr(clip, "train_tokenizer", lambda: tokenizer)
     painter = Painter(FlatIcons())
     clip.train(painter, tmp_path / "clip", 0.1)
     before = clip.Lesson.finished(tmp_path / "clip")

@@ -1,4 +1,4 @@
-"""What the tests run in processes of their own. Imported ahead by the server that forks them, so that each starts at once."""
+"""What the tests run in processes of their own. Imported ahead by the server that forks them (`conftest`), so that each starts at once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,6 @@ PRELOADED = (
     cdvideo.cli.training.train_concept,
 )
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload([__name__])
 
 
 def command_line(arguments: Sequence[str], log: Path, environment: dict[str, str] | None = None) -> BaseProcess:

@@ -140,12 +140,12 @@ def test_an_estimate_follows_the_settings():
 
 
 @pytest.mark.parametrize("method", ["dreambooth", "textual-inversion"])
-def test_what_is_measured_is_the_training_that_was_asked_for(bears, tmp_path, monkeypatch, method):
+def test_what_is_measured_is_the_training_that_was_asked_for(bears, small_folder, monkeypatch, method):
     asked = {}
     usual = cost.train
     monkeypatch.setattr(cost, "train", lambda *given, **settings: asked.update(settings) or usual(*given, **settings))
     recipe = Recipe(method=method, accumulate=2, cached_views=2, gradient_checkpointing=True, batch_size=1)
-    report = check_photos(bears, base=str(tiny.pipeline_folder(tmp_path / "base")), device="cpu", recipe=recipe)
+    report = check_photos(bears, base=str(small_folder), device="cpu", recipe=recipe)
     assert report.cost.measured and {name: asked[name] for name in ("method", "accumulate", "cached_views", "gradient_checkpointing")} == {
         "method": method,
         "accumulate": 2,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from cdvideo.pocket.recipes.device import training_device
 from cdvideo.pocket.recipes.optimisers import Optimisers
@@ -23,14 +22,13 @@ def on_every_core(worker: Any, *arguments: Any, processes: int) -> None:
     """Runs `worker(rank, processes, *arguments)` in that many processes that can average gradients."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-    spawn(_enter, (processes, worker, arguments), nprocs=processes)
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    start_processes(_enter, (address, processes, worker, arguments), nprocs=processes, start_method="forkserver")
 
 
-def _enter(rank: int, processes: int, worker: Any, arguments: tuple[Any, ...]) -> None:
+def _enter(rank: int, address: str, processes: int, worker: Any, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=processes)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=processes)
     worker(rank, processes, *arguments)
     dist.destroy_process_group()
 

@@ -63,7 +63,7 @@ def test_camera_moves_are_in_the_clip_and_its_record():
             state[f"unet.{layer}.lora_A.weight"] = torch.randn(2, value.shape[1], generator=generator)
             state[f"unet.{layer}.lora_B.weight"] = 0.2 * torch.randn(value.shape[0], 2, generator=generator)
     save_file(state, "own.safetensors")
-    common = ["--prompt", "a bear", "--frames", "4", "--steps", "3", "--dtype", "fp32"]
+    common = ["--prompt", "a bear", "--frames", "4", "--steps", "3", "--size", "64x64", "--dtype", "fp32"]
     cameras = ["--camera", "own.safetensors:0.5", "--camera", "own.safetensors"]
     for name, options in {"plain": [], "none": ["--camera", "own.safetensors:0"], "moved": cameras}.items():
         result = call("animate", *common, *options, "--out", name)
@@ -82,7 +82,7 @@ def test_camera_moves_are_in_the_clip_and_its_record():
     assert json.loads(call("info", "again", "--json").output)["record"]["cameras"][0]["strength"] == 12
 
     shots = [{"prompt": "a bear"}, {"prompt": "a bear", "camera": "own.safetensors"}]
-    Path("board.yaml").write_text(json.dumps({"title": "Moves", "steps": 2, "frames": 2, "shots": shots}))
+    Path("board.yaml").write_text(json.dumps({"title": "Moves", "steps": 2, "frames": 2, "size": "64x64", "shots": shots}))
     for count in (0, 2):
         result = call("storyboard", "render", "board.yaml", "--out", "film")
         assert result.exit_code == 0 and result.output.count("rendered already") == count

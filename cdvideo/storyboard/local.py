@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from cdvideo.animate.reuse import DRAFT, speed_of
+from cdvideo.animate.reuse import speed_of
 from cdvideo.base.catalog import BASES, POCKET_PRESET
 from cdvideo.interrupts import deaf_to_ctrl_c
 from cdvideo.storyboard.planning import PlannedShot
-from cdvideo.storyboard.takes import drafted_size
+from cdvideo.storyboard.takes import size_and_steps
 from cdvideo.storyboard.workers import Chain, Hand, Lost, Message, Rendering, Worker
 
 _GONE = (EOFError, OSError)
@@ -97,11 +97,8 @@ class LocalExecutor:
 
 def _picture_steps(shot: PlannedShot, speed: str) -> float:
     """The steps at which the pocket base's UNet computes for a shot, each counted once for every picture of the base's own size."""
-    width, height = shot.size or (POCKET_PRESET.native_size,) * 2
-    if speed == DRAFT.name:
-        width, height = drafted_size((width, height))
-    chosen = speed_of(speed)
-    steps = chosen.at_most(shot.num_inference_steps or POCKET_PRESET.num_inference_steps)
+    chosen, ((width, height), steps) = speed_of(speed), size_and_steps(shot, POCKET_PRESET, speed)
+    steps = steps or chosen.steps_of(POCKET_PRESET)
     computed = sum(chosen.is_whole(step, steps) for step in range(steps))
     return shot.takes * shot.num_frames * computed * width * height / POCKET_PRESET.native_size**2
 

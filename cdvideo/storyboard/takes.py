@@ -21,6 +21,7 @@ import torch
 from cdvideo import base, video
 from cdvideo.animate.reuse import DRAFT, EXACT, speed_of
 from cdvideo.animate.starting import start_from
+from cdvideo.base.catalog import BasePreset
 from cdvideo.concept import is_named, read_looks
 from cdvideo.errors import UserError
 from cdvideo.evaluate.clip import clip_folder, clip_of
@@ -106,9 +107,7 @@ class Shelf:
         preset = self.makings.preset
         strengths = [star.strengths for star in shot.starring]
         constant = all(list(course) == [0] for course in strengths)
-        size, steps = shot.size or (preset.native_size, preset.native_size), shot.num_inference_steps
-        if self.speed == DRAFT.name:
-            size, steps = drafted_size(size), steps and DRAFT.at_most(steps)
+        size, steps = size_and_steps(shot, preset, self.speed)
         return {
             "prompts": dict(shot.prompts),
             "travel": shot.travel,
@@ -236,6 +235,14 @@ def clear(folder: Path) -> None:
 def _prompt_at(prompts: Mapping[int, str], frame: int) -> str:
     """The prompt of the last key frame up to a frame."""
     return prompts[max((key for key in prompts if key <= frame), default=min(prompts))]
+
+
+def size_and_steps(shot: PlannedShot, preset: BasePreset, speed: str) -> tuple[tuple[int, int], int | None]:
+    """Pixels (width, height) and denoising steps with which a shot is rendered; None are those that are usual at that speed."""
+    size, steps = shot.size or (preset.native_size, preset.native_size), shot.num_inference_steps
+    if speed == DRAFT.name:
+        return drafted_size(size), steps and DRAFT.at_most(steps)
+    return size, steps
 
 
 def drafted_size(size: tuple[int, int]) -> tuple[int, int]:

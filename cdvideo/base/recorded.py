@@ -104,6 +104,7 @@ class Recorded:
 
     @property
     def is_recorded(self) -> bool:
+        """Whether there are recordings, which read from where things are now."""
         return bool(self._replays)
 
     def clear(self) -> None:

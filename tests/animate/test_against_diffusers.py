@@ -47,7 +47,7 @@ def test_a_studios_clip_is_the_pipelines(pocket, pocket_motion, monkeypatch, gui
     """With and without guidance and negative prompt, and with MotionLoRAs that diffusers' own loader put into its UNet through peft.
 
     Seed and steps are some at which the rounding of one step is not multiplied by the next ones: with others, clips that are computed in
-    one thread and in two are as much as 1e-3 apart.
+    one thread and in two are further apart than is allowed here.
     """
     pytest.importorskip("peft")
     negative = NEGATIVE if moves else ""
